@@ -1,0 +1,26 @@
+"""Stochastic convolutions for high resolution images, in Keras 3.
+
+Names are loaded on first use, so that `import keras_stoch` costs nothing.
+"""
+
+from importlib import import_module
+
+_EXPORTS = {
+    "ARCHITECTURES": "architectures",
+    "EfficientNet": "models",
+    "create_model": "models",
+    "load_official_weights": "checkpoints",
+    "read_official_weights": "checkpoints",
+}
+__all__ = sorted(_EXPORTS)  # noqa: PLE0605
+__version__ = "0.1.0"
+
+
+def __getattr__(name):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'keras_stoch' has no attribute {name!r}")
+    return getattr(import_module(f"keras_stoch.{_EXPORTS[name]}"), name)
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,135 @@
+"""`create_model`: every architecture of the table, from one builder."""
+
+import math
+
+import keras
+
+from keras_stoch import layers
+from keras_stoch.architectures import get_architecture
+from keras_stoch.checkpoints import load_official_weights, read_official_weights
+
+# keras.applications' ImageNet checkpoints hold the standard deviations where Normalization expects variances;
+# the official model divides by their square root once more.
+IMAGENET_STDDEV_RGB = (0.229, 0.224, 0.225)
+
+
+@keras.saving.register_keras_serializable("keras_stoch")
+class EfficientNet(keras.Model):
+    """A functional model whose random draws can be injected.
+
+    Made by `create_model`. It is called, trained, saved and loaded like any functional Keras model.
+
+    Call arguments:
+        inputs: pixel values from 0 to 255, `(batch, height, width, 3)`.
+        training: bool.
+        drop_masks: optional dict of layer name to mask, see `keras_stoch.layers.Dropout`.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._register_call_context_args("drop_masks")
+
+
+def create_model(
+    name: str,
+    low_res: int | tuple[int, int] | None = None,
+    num_classes: int = 1,
+    dropout: float = 0.2,
+    drop_connect: float = 0.2,
+    activation: str | None = None,
+    weights=None,
+    imagenet_rescaling: bool | None = None,
+    dtype=None,
+) -> EfficientNet:
+    """Builds a model by name.
+
+    Layer names, initialisers, padding, epsilon and momentum are those of `keras.applications.EfficientNet`, so
+    that its checkpoints load by name.
+
+    Args:
+        name: "b0", "b0-stem64" or "b4".
+        low_res: height and width of the input in pixels, an int for squares. Defaults to the size the
+            architecture is made for: 224, and 380 for B4.
+        num_classes: size of the output.
+        dropout: float in [0, 1), rate before the last dense layer.
+        drop_connect: float in [0, 1), the drop-connect rate that the last block would reach.
+        activation: of the output. None (default) gives logits.
+        weights: official weights to start from: a `keras.applications` model, or the path of an `.h5`,
+            `.weights.h5` or `.keras` file saved from one, with or without its top.
+        imagenet_rescaling: whether inputs are scaled once more by 1/sqrt(standard deviation) after the
+            normalisation, as `keras.applications` does for weights="imagenet". None (default) asks the weights.
+        dtype: dtype policy of every layer, for instance "mixed_bfloat16". Defaults to Keras's global policy.
+
+    Returns:
+        An `EfficientNet` from pixel values 0-255 `(batch, height, width, 3)`, uint8 or float, to
+        `(batch, num_classes)`.
+
+    Raises:
+        ValueError: for an unknown name or an argument out of range; for weights that lack a tensor or hold one
+            of another shape.
+
+    Example:
+
+    >>> model = keras_stoch.create_model("b0", low_res=224)
+    >>> model(images).shape  # images: (8, 224, 224, 3), values 0-255
+    (8, 1)
+
+    Reference: section 4.1.1 of the paper; Tan and Le, EfficientNet, 2019.
+    """
+    architecture = get_architecture(name)
+    size = check_size("low_res", architecture.low_res if low_res is None else low_res)
+    check_rate("dropout", dropout)
+    check_rate("drop_connect", drop_connect)
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(f"num_classes must be a positive int. Received: num_classes={num_classes!r}")
+    official = None if weights is None else read_official_weights(weights)
+    if imagenet_rescaling is None:
+        imagenet_rescaling = official is not None and official.imagenet_rescaling
+
+    inputs = keras.Input((*size, 3), name="low_res")
+    x = keras.layers.Rescaling(1.0 / 255.0, dtype=dtype, name="rescaling")(inputs)
+    x = keras.layers.Normalization(dtype=dtype, name="normalization")(x)
+    if imagenet_rescaling:
+        scale = [1.0 / math.sqrt(stddev) for stddev in IMAGENET_STDDEV_RGB]
+        x = keras.layers.Rescaling(scale, dtype=dtype, name="rescaling_1")(x)
+    x = layers.stem(x, architecture.stem_filters, dtype=dtype)
+    for block in architecture.blocks:
+        x = layers.inverted_bottleneck(x, block, drop_connect, dtype=dtype)
+    x = layers.top(x, architecture.top_filters, dtype=dtype)
+    if dropout > 0:
+        x = layers.Dropout(dropout, dtype=dtype, name="top_dropout")(x)
+    # In float32 at least: a loss on half-precision logits is not to be trusted.
+    compute = keras.dtype_policies.get(dtype).compute_dtype
+    x = keras.layers.Dense(
+        num_classes,
+        activation=activation,
+        kernel_initializer=layers.DENSE_INITIALIZER,
+        dtype="float32" if compute in ("float16", "bfloat16") else dtype,
+        name="predictions",
+    )(x)
+
+    model = EfficientNet(inputs, x, name=name.replace("-", "_"))
+    if official is not None:
+        load_official_weights(model, official)
+    return model
+
+
+def check_size(argument: str, value) -> tuple[int, int]:
+    """An int or a pair of ints of at least 32 pixels as `(height, width)`; ValueError otherwise."""
+    pair = (value, value) if isinstance(value, int) else value
+    if (
+        not isinstance(pair, tuple | list)
+        or len(pair) != 2
+        or not all(isinstance(n, int) and n >= 32 for n in pair)
+    ):
+        raise ValueError(
+            f"{argument} must be an int or a (height, width) of ints, at least 32 pixels each. "
+            f"Received: {argument}={value!r}"
+        )
+    return tuple(pair)
+
+
+def check_rate(argument: str, value: float) -> None:
+    """ValueError unless `value` is a number in [0, 1)."""
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{argument} must be a number in [0, 1). Received: {argument}={value!r}")

@@ -1,0 +1,82 @@
+"""The models as data: stages, widths, depths, and where the detail branch joins.
+
+The counterpart of `keras_stoch/architectures.py`, written independently from the same sources: table 1 of
+EfficientNet (Tan and Le, 2019) and sections 4.1.1-4.1.4 of the paper.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+# stage: kernel, repeats, channels, expansion, stride
+BASELINE = [
+    (3, 1, 16, 1, 1),
+    (3, 2, 24, 6, 2),
+    (5, 2, 40, 6, 2),
+    (3, 3, 80, 6, 2),
+    (5, 3, 112, 6, 1),
+    (5, 4, 192, 6, 2),
+    (3, 1, 320, 6, 1),
+]
+STEM_CHANNELS = 32
+TOP_CHANNELS = 1280
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    name: str
+    kernel_size: int
+    channels: int
+    expansion: int
+    stride: int
+    drop_fraction: float
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One model: `width` and `depth` factors, default input size in pixels, factor on the stem's channels."""
+
+    width: Fraction
+    depth: Fraction
+    low_res: int
+    stem_factor: int = 1
+
+    def scale_channels(self, channels: int) -> int:
+        """Channels times width to the nearest multiple of 8 (halves up), at least 8 and 90% of the exact value."""
+        exact = channels * self.width
+        scaled = max(8, 8 * int((exact + 4) / 8))
+        return scaled + 8 if scaled < Fraction(9, 10) * exact else scaled
+
+    @property
+    def stem_channels(self) -> int:
+        return self.stem_factor * self.scale_channels(STEM_CHANNELS)
+
+    @property
+    def top_channels(self) -> int:
+        return self.scale_channels(TOP_CHANNELS)
+
+    @property
+    def blocks(self) -> list[BlockSpec]:
+        """Every block in order, under its official name (`block1a`, `block2a`, `block2b`, ...)."""
+        rows = [
+            (f"block{stage}{'abcdefghijklmnop'[i]}", k, self.scale_channels(c), e, s if i == 0 else 1)
+            for stage, (k, n, c, e, s) in enumerate(BASELINE, start=1)
+            for i in range(ceil(n * self.depth))
+        ]
+        return [BlockSpec(*row, drop_fraction=i / len(rows)) for i, row in enumerate(rows)]
+
+
+ARCHITECTURES = {
+    "b0": Architecture(Fraction(1), Fraction(1), 224),
+    "b0-stem64": Architecture(Fraction(1), Fraction(1), 224, stem_factor=2),
+    "b4": Architecture(Fraction(14, 10), Fraction(18, 10), 380),
+}
+
+
+def get_architecture(name: str) -> Architecture:
+    """The row called `name`; ValueError naming the known ones otherwise."""
+    try:
+        return ARCHITECTURES[name]
+    except KeyError:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"Unknown model. Expected one of {known}. Received: name={name!r}") from None
