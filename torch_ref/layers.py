@@ -59,11 +59,14 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, x):
         if not self.training:
             return super().forward(x)
-        kept = self.running_var * (1 - self.momentum)
-        out = super().forward(x)
+        # Into copies, since autograd keeps the tensors it was given.
+        mean, variance = self.running_mean.clone(), self.running_var.clone()
+        out = F.batch_norm(x, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
         n = x.numel() // x.shape[1]
         with torch.no_grad():
-            self.running_var.sub_(kept).mul_((n - 1) / n).add_(kept)
+            kept = self.running_var * (1 - self.momentum)
+            self.running_mean.copy_(mean)
+            self.running_var.copy_(kept + (variance - kept) * ((n - 1) / n))  # undo Bessel's correction
         return out
 
 

@@ -1,0 +1,62 @@
+"""What one model does with one set of images, computed once and then compared with any other model's."""
+
+from functools import cached_property
+
+import numpy as np
+
+from parity.capture import OUTPUT, Call, Subject
+
+
+class Evidence:
+    """Everything the numerical rungs look at, computed on demand and kept.
+
+    Args:
+        subject: the model.
+        batches: list of inputs, `(batch, height, width, 3)` arrays of pixel values or whatever the model takes.
+            The first is used for inference and gradients, all for the moving averages.
+        drop_masks: masks for the layers that drop, if the model takes them; else nothing is dropped.
+        seed: of the direction in which the output is differentiated.
+    """
+
+    def __init__(self, subject: Subject, batches: list, drop_masks=None, seed: int = 0):
+        self.subject = subject
+        self.batches = batches
+        self.drop_masks = drop_masks
+        self.seed = seed
+
+    @cached_property
+    def calls(self) -> dict[str, Call]:
+        """Every layer's call at inference on the first batch, in the order they finished."""
+        return self.subject.capture(self.batches[0])
+
+    @property
+    def activations(self) -> dict[str, np.ndarray]:
+        """Every layer's output at inference on the first batch."""
+        return {name: call.output for name, call in self.calls.items()}
+
+    @cached_property
+    def training(self) -> dict[str, np.ndarray]:
+        """Outputs of one training-mode pass per batch, and the moving averages after the last."""
+        found = {}
+        with self.subject.preserved(), self._dropping():
+            for step, batch in enumerate(self.batches, start=1):
+                found[f"{OUTPUT} of step {step}"] = self.subject.predict(batch, True, self.drop_masks)
+            for name, weight in self.subject.weights().items():
+                if not weight.trainable:
+                    found[name] = np.array(weight.array)
+        return found
+
+    @cached_property
+    def gradients(self) -> dict[str, np.ndarray]:
+        """Gradient of a fixed random combination of the outputs, by weight, in training mode."""
+        shape = self.calls[OUTPUT].output.shape
+        cotangent = np.random.default_rng(self.seed).normal(size=shape)
+        with self._dropping():
+            return self.subject.gradients(self.batches[0], cotangent, self.drop_masks)
+
+    def _dropping(self):
+        if self.drop_masks is None:
+            return self.subject.without_dropout()
+        from contextlib import nullcontext
+
+        return nullcontext()

@@ -1,0 +1,124 @@
+"""The models that `python -m parity run` compares: official, keras_stoch and torch_ref, with equal random weights."""
+
+import contextlib
+
+import numpy as np
+
+from parity.capture import KerasSubject, Subject, TorchSubject, block_names, pair
+
+OFFICIAL = {"b0": "EfficientNetB0", "b4": "EfficientNetB4"}
+PACKAGES = ("official", "keras_stoch", "torch_ref")
+# Who is compared with whom. The reference comes first.
+PAIRS = (("official", "keras_stoch"), ("official", "torch_ref"), ("torch_ref", "keras_stoch"))
+
+
+@contextlib.contextmanager
+def keras_precision(dtype: str):
+    """Keras builds models of this float type inside the context."""
+    import keras
+
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before[0])
+        keras.config.set_dtype_policy(before[1])
+
+
+def build(package: str, model: str, size: int, dtype: str, dropout=0.2, drop_connect=0.2) -> Subject | None:
+    """One model of one package as a `Subject`; None if the package has no such model (official has no variants)."""
+    if package == "torch_ref":
+        import torch
+
+        import torch_ref
+
+        return TorchSubject(
+            torch_ref.create_model(
+                model, size, dropout=dropout, drop_connect=drop_connect, dtype=getattr(torch, dtype)
+            ),
+            package,
+        )
+    import keras
+
+    with keras_precision(dtype):
+        if package == "keras_stoch":
+            import keras_stoch
+
+            made = keras_stoch.create_model(model, size, dropout=dropout, drop_connect=drop_connect)
+        elif model in OFFICIAL:
+            made = getattr(keras.applications, OFFICIAL[model])(
+                weights=None, classes=1, classifier_activation=None, input_shape=(size, size, 3)
+            )
+            for layer in made.layers:  # its constructor has no argument for the second of these
+                if layer.name == "top_dropout":
+                    layer.rate = dropout
+                elif layer.name.endswith("_drop"):
+                    layer.rate *= drop_connect / 0.2
+        else:
+            return None
+    names = [(r"^(normalization|rescaling)_\d+$", r"\1")] if package == "official" else None
+    subject = KerasSubject(made, package, names)
+    subject.groups = block_names(subject)
+    return subject
+
+
+def randomise(subject: KerasSubject, images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Weights as a trained model might have them: no zeros, no ones, statistics near those of real activations.
+
+    Initial weights hide faults: a bias of zero cannot be lost, a scale of one cannot be forgotten.
+
+    Returns:
+        Arrays by canonical name, representable in float32, also assigned to `subject`.
+    """
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name, weight in subject.weights().items():
+        variable, shape = name.rsplit("/", 1)[1], weight.array.shape
+        if variable == "gamma":
+            arrays[name] = rng.uniform(0.5, 1.5, shape)
+        elif variable == "beta" or (variable == "bias" and weight.trainable):
+            arrays[name] = rng.normal(0, 0.2, shape)
+        elif variable == "kernel":
+            inputs = shape[:2] if name.endswith("dwconv/kernel") else shape[:-1]
+            arrays[name] = rng.normal(0, np.sqrt(1.5 / np.prod(inputs)), shape)
+        elif name.endswith("normalization/mean"):
+            arrays[name] = rng.uniform(0.3, 0.6, shape)
+        elif name.endswith("normalization/variance"):
+            arrays[name] = rng.uniform(0.04, 0.09, shape)
+    subject.assign(arrays)
+    norms = [layer for layer in subject.layers().values() if type(layer).__name__ == "BatchNormalization"]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:  # without momentum the moving averages become those of this batch
+        layer.momentum = 0.0
+    with subject.without_dropout():
+        subject(images, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+    weights = subject.weights()
+    for name, weight in weights.items():
+        shape = weight.array.shape
+        if name.endswith("/moving_variance"):
+            arrays[name] = weight.array * rng.uniform(0.85, 1.2, shape)
+        elif name.endswith("/moving_mean"):
+            std = np.sqrt(weights[name.replace("_mean", "_variance")].array)
+            arrays[name] = weight.array + 0.1 * std * rng.normal(size=shape)
+    arrays = {name: np.float32(array).astype(np.float64) for name, array in arrays.items()}
+    subject.assign(arrays)
+    return arrays
+
+
+def drop_masks(subject: KerasSubject, batch: int, seed: int) -> dict[str, np.ndarray]:
+    """A mask of zeros and ones for every layer of `keras_stoch` that drops, as `drop_masks=` takes them."""
+    rng = np.random.default_rng(seed)
+    masks = {}
+    for name, layer in subject.layers().items():
+        if getattr(layer, "rate", 0):
+            width = 1 if layer.noise_shape else layer.output.shape[-1]
+            shape = (batch, 1, 1, 1) if layer.noise_shape else (batch, width)
+            masks[name] = (rng.uniform(size=shape) >= layer.rate).astype(np.float64)
+    return masks
+
+
+__all__ = ["OFFICIAL", "PACKAGES", "PAIRS", "build", "drop_masks", "keras_precision", "pair", "randomise"]
