@@ -12,7 +12,7 @@ _EXPORTS = {
     "load_official_weights": "checkpoints",
     "read_official_weights": "checkpoints",
 }
-__all__ = sorted(_EXPORTS)  # noqa: PLE0605
+__all__ = sorted(_EXPORTS)
 __version__ = "0.1.0"
 
 

@@ -5,6 +5,7 @@ a check need not know which framework it looks at.
 """
 
 import contextlib
+import copy
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -84,6 +85,10 @@ class Subject:
         """d sum(output * cotangent) / d weight in training mode, for every trainable weight."""
         raise NotImplementedError
 
+    def promoted(self):
+        """The same model in float64 as a new `Subject`; None if it can't be rebuilt."""
+        raise NotImplementedError
+
     def without_dropout(self):
         """Context in which no layer drops anything."""
         rates = []
@@ -161,7 +166,9 @@ class KerasSubject(Subject):
             if name not in arrays:
                 continue
             new = np.asarray(arrays[name]).reshape(variable.shape)
-            if not np.array_equal(np.asarray(variable.value), new):  # an assignment costs far more than a look
+            if not np.array_equal(
+                np.asarray(variable.value), new
+            ):  # an assignment costs far more than a look
                 variable.assign(new)
                 if hasattr(layer, "finalize_state"):
                     layer.finalize_state()
@@ -191,6 +198,34 @@ class KerasSubject(Subject):
     @cached_property
     def dtype(self):
         return self.model.compute_dtype
+
+    def promoted(self):
+        import keras
+
+        from parity.exhibits import keras_precision
+
+        try:
+            with keras_precision("float64"), keras.utils.CustomObjectScope(self._classes()):
+                clone = type(self.model).from_config(_in_float64(self.model.get_config()))
+                if not clone.built:
+                    clone.build(self.model.input_shape)
+        except Exception:  # a subclassed model may fail in any way here
+            return None
+        if [v.shape for v in clone.weights] != [v.shape for v in self.model.weights]:
+            return None
+        clone.set_weights([np.asarray(v.value, None) for v in self.model.weights])
+        other = KerasSubject(clone, self.name, self.rules, self.groups)
+        other.rename = self.rename
+        return other
+
+    def _classes(self):
+        """What a config may name without being registered: the layers' own classes and activation functions."""
+        found = {}
+        for layer in self.layers().values():
+            for thing in (type(layer), getattr(layer, "activation", None)):
+                if callable(thing) and hasattr(thing, "__name__"):
+                    found[thing.__name__] = thing
+        return found
 
     def _tensors(self, inputs):
         import keras
@@ -288,7 +323,9 @@ class KerasSubject(Subject):
 
         def replay(new):
             (x,) = new
-            return keras.ops.convert_to_numpy(unit(keras.ops.convert_to_tensor(x, self.dtype), training=False))
+            return keras.ops.convert_to_numpy(
+                unit(keras.ops.convert_to_tensor(x, self.dtype), training=False)
+            )
 
         call = Call(calls[members[0]].inputs, calls[members[-1]].output, replay)
         # Right behind its last member, to keep the order of completion.
@@ -398,6 +435,11 @@ class TorchSubject(Subject):
         tensors = [p for p in self.model.parameters() if p.is_floating_point()]
         return str(tensors[0].dtype if tensors else torch.get_default_dtype()).removeprefix("torch.")
 
+    def promoted(self):
+        other = TorchSubject(copy.deepcopy(self.model).double(), self.name, self.rules, self.groups)
+        other.rename = self.rename
+        return other
+
     def _tensor(self, array, kind=""):
         import torch
 
@@ -406,7 +448,6 @@ class TorchSubject(Subject):
         return tensor.to(getattr(torch, self.dtype)) if array.dtype.kind == "f" else tensor
 
     def __call__(self, inputs, training=False, drop_masks=None):
-        import torch
 
         kwargs = {}
         if drop_masks is not None:
@@ -496,9 +537,24 @@ class TorchSubject(Subject):
         return found
 
 
+def _in_float64(config):
+    """A Keras config with every float32 or half type in it made float64."""
+    if isinstance(config, dict):
+        if config.get("class_name") in ("DTypePolicy", "FloatDTypePolicy"):
+            return "float64"
+        return {key: _in_float64(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(_in_float64(value) for value in config)
+    if config in ("float32", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16"):
+        return "float64"
+    return config
+
+
 def is_torch(model) -> bool:
     """Whether `model` is a torch module, asked without importing torch for a Keras model."""
-    return any(f"{cls.__module__}.{cls.__name__}" == "torch.nn.modules.module.Module" for cls in type(model).__mro__)
+    return any(
+        f"{cls.__module__}.{cls.__name__}" == "torch.nn.modules.module.Module" for cls in type(model).__mro__
+    )
 
 
 def subject(model, name=None, names: naming.Rules = None, groups=()) -> Subject:
@@ -531,7 +587,9 @@ def pair(reference, candidate, names: naming.Rules = None) -> tuple[Subject, Sub
             into Keras's layer names; or "order", to pair layers by their order within each kind.
     """
     if isinstance(names, str) and names != "order":
-        raise ValueError(f'names must be None, "order" or a list of (pattern, replacement). Received: {names!r}')
+        raise ValueError(
+            f'names must be None, "order" or a list of (pattern, replacement). Received: {names!r}'
+        )
     reference, candidate = subject(reference, names=names), subject(candidate, names=names)
     torch_side = next((s for s in (reference, candidate) if s.framework == "torch"), None)
     keras_side = next((s for s in (reference, candidate) if s.framework == "keras"), None)

@@ -5,11 +5,18 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from parity import naming
+
 FLOAT64_TOLERANCE = 1e-10
 # Two correct float32 implementations differ by the order of their sums. Each is judged by its distance from the
 # float64 result; the candidate's may be this many times the reference's own.
 FLOAT32_FACTOR = 8.0
-FLOAT32_FLOOR = 8 * float(np.finfo(np.float32).eps)
+# The rounding of a sum of about a thousand terms, where the reference happened to have less.
+FLOAT32_FLOOR = 32 * float(np.finfo(np.float32).eps)
+# In `compare`: Keras and TensorFlow round some constants (of Rescaling, of GELU) to float32 even in float64.
+CONSTANT_TOLERANCE = 1e-7
+# For float32 models of which neither can be computed in float64: a guess, used only where nothing better is to be had.
+FLOAT32_ALONE = 1e-4
 
 
 @dataclass
@@ -73,11 +80,12 @@ def judge(
     candidate: dict[str, np.ndarray],
     truth: dict[str, np.ndarray] | None = None,
     floor: float = 0.0,
-    tolerance: float = FLOAT64_TOLERANCE,
+    tolerance: float | None = None,
 ) -> list[Error]:
     """Errors of all tensors that both models have, in the reference's order.
 
-    Without `truth` (float64) the candidate's distance from the reference may be `tolerance`. With it (float32) the
+    Without `truth` the candidate's distance from the reference may be `tolerance`, by default
+    `FLOAT64_TOLERANCE` for float64 arrays. With it (float32) the
     candidate's distance from the truth may be `FLOAT32_FACTOR` times the largest that the reference has had so far,
     since an error once made is carried on.
 
@@ -92,13 +100,16 @@ def judge(
             continue
         actual = candidate[name]
         if truth is None:
-            value, allowed, target = relative_l2(actual, expected, floor), tolerance, expected
+            value, target = relative_l2(actual, expected, floor), expected
+            allowed = tolerance or (FLOAT64_TOLERANCE if actual.dtype == np.float64 else FLOAT32_ALONE)
         else:
             target = truth[name]
             inherited = max(inherited, relative_l2(expected, target, floor))
             value, allowed = relative_l2(actual, target, floor), FLOAT32_FACTOR * inherited + FLOAT32_FLOOR
         same_shape = np.shape(actual) == np.shape(target)
-        max_abs = float(np.max(np.abs(np.asarray(actual, float) - target), initial=0.0)) if same_shape else np.inf
+        max_abs = (
+            float(np.max(np.abs(np.asarray(actual, float) - target), initial=0.0)) if same_shape else np.inf
+        )
         errors.append(Error(name, value, allowed, max_abs))
     return errors
 
@@ -124,3 +135,123 @@ def summarise(errors: Iterable[Error]) -> dict:
         "first_divergence": first,
         "details": {"errors": [[e.name, e.value, e.tolerance, e.max_abs] for e in errors]},
     }
+
+
+@dataclass
+class ComparisonReport:
+    """What `compare` found: one `Row` per rung, in the order of the ladder."""
+
+    rows: list[Row]
+    transfer: object = None
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.rows) and all(row.passed for row in self.rows)
+
+    @property
+    def first_failure(self) -> Row | None:
+        """The lowest rung that failed: start here, for what lies above may follow from it."""
+        return next((row for row in self.rows if not row.passed), None)
+
+    def __str__(self):
+        lines = [table_line(row) for row in self.rows]
+        failure = self.first_failure
+        if failure is None:
+            lines.append("Equal on every rung.")
+        else:
+            where = f" at {failure.first_divergence}" if failure.first_divergence else ""
+            lines.append(f"They part on the rung '{failure.check}'{where}. {failure.message}".rstrip())
+        return "\n".join(lines)
+
+
+def table_line(row: Row) -> str:
+    """A row as one line of a terminal table."""
+    verdict = "ok  " if row.passed else "FAIL"
+    number = "         -" if row.value is None else f"{row.value:10.1e}"
+    limit = "" if row.tolerance is None else f" of {row.tolerance:.1e}"
+    if row.tolerance == 0.0:
+        number, limit = f"{row.value:10.0f}", f" {row.measure}"
+    where = "" if row.passed else f"  first: {row.first_divergence or '-'}"
+    return f"{verdict} {row.check:13} {row.dtype:8}{number}{limit}{where}"
+
+
+def compare(
+    reference,
+    candidate,
+    inputs,
+    names: naming.Rules = None,
+    transfer: bool = False,
+    training: bool = True,
+    float64: bool = True,
+    tolerance: float = CONSTANT_TOLERANCE,
+) -> ComparisonReport:
+    """Compares any two models of which at least one was ported from the other.
+
+    Climbs the ladder: configuration, structure, weights, every intermediate tensor, every layer by itself, training
+    mode with moving averages, gradients. Neither model is changed, unless `transfer` is set.
+
+    Args:
+        reference, candidate: a `torch.nn.Module` or a built Keras model each.
+        inputs: one batch as an array in Keras's layout `(batch, height, width, channels)`, a tuple or dict of
+            arrays for several inputs, or a list of batches (the first is used for inference and gradients, all for
+            the moving averages).
+        names: None where layer names agree once "." and "/" become "_"; pairs of (regular expression, replacement)
+            that turn torch's module paths into Keras's names; or "order", to pair layers by order within each kind.
+        transfer: copy the reference's weights into the candidate first. Without it both must already have them.
+        training: whether to compare training mode and gradients too.
+        float64: compare copies in float64, where a correct port agrees to about 1e-12 and nothing hides behind
+            rounding. Where a Keras model can't be rebuilt in float64 (subclassed, without get_config), the
+            comparison is made in its own type.
+        tolerance: allowed relative error in float64. The default lets pass what both frameworks do here and there,
+            a constant rounded to float32 inside an otherwise exact operation; 1e-10 lets nothing pass.
+
+    Returns:
+        A `ComparisonReport`; print it.
+
+    Raises:
+        TypeError: if a model is neither Keras nor torch.
+        ValueError: if `names` is not understood, or a Keras model has no weights yet.
+
+    Example:
+
+    >>> report = parity.compare(torch_model, keras_model, images, names="order", transfer=True)
+    >>> print(report.first_failure)
+    """
+    from parity.capture import pair
+    from parity.checks import RUNGS
+    from parity.evidence import Evidence
+    from parity.transfer import transfer as copy_weights
+
+    reference, candidate = pair(reference, candidate, names)
+    if reference.name == candidate.name:
+        reference.name, candidate.name = f"reference {reference.name}", f"candidate {candidate.name}"
+    report = ComparisonReport([])
+    if transfer:
+        report.transfer = copy_weights(reference, candidate, strict=False)
+    truth = None
+    if float64:
+        promoted = [reference.promoted(), candidate.promoted()]
+        if all(promoted):
+            reference, candidate = promoted
+        else:
+            truth = next((side for side in promoted if side is not None), None)
+    batches = inputs if isinstance(inputs, list) else [inputs]
+    allowed = tolerance if candidate.dtype == reference.dtype == "float64" else None
+    sides = [Evidence(side, batches, tolerance=allowed) for side in (reference, candidate)]
+    if truth is not None:
+        truth = Evidence(truth, batches)
+    for name, check in RUNGS.items():
+        if not training and name in ("batch_norm", "gradients"):
+            continue
+        try:
+            fields = check(*sides, truth)
+        except Exception as error:  # a stranger's model may fail in any way; the other rungs still tell
+            fields = {
+                "passed": False,
+                "measure": "",
+                "value": None,
+                "tolerance": None,
+                "message": f"{type(error).__name__}: {error}",
+            }
+        report.rows.append(Row("", reference.name, candidate.name, name, candidate.dtype, **fields))
+    return report

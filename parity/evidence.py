@@ -16,13 +16,15 @@ class Evidence:
             The first is used for inference and gradients, all for the moving averages.
         drop_masks: masks for the layers that drop, if the model takes them; else nothing is dropped.
         seed: of the direction in which the output is differentiated.
+        tolerance: allowed relative error as a candidate without a truth to go by; None for `judge`'s default.
     """
 
-    def __init__(self, subject: Subject, batches: list, drop_masks=None, seed: int = 0):
+    def __init__(self, subject: Subject, batches: list, drop_masks=None, seed: int = 0, tolerance=None):
         self.subject = subject
         self.batches = batches
         self.drop_masks = drop_masks
         self.seed = seed
+        self.tolerance = tolerance
 
     @cached_property
     def calls(self) -> dict[str, Call]:
@@ -36,10 +38,11 @@ class Evidence:
 
     @cached_property
     def training(self) -> dict[str, np.ndarray]:
-        """Outputs of one training-mode pass per batch, and the moving averages after the last."""
-        found = {}
+        """Every layer's output in a first training-mode pass, the outputs of further ones, the moving averages."""
         with self.subject.preserved(), self._dropping():
-            for step, batch in enumerate(self.batches, start=1):
+            calls = self.subject.capture(self.batches[0], training=True, drop_masks=self.drop_masks)
+            found = {name: call.output for name, call in calls.items()}
+            for step, batch in enumerate(self.batches[1:], start=2):
                 found[f"{OUTPUT} of step {step}"] = self.subject.predict(batch, True, self.drop_masks)
             for name, weight in self.subject.weights().items():
                 if not weight.trainable:

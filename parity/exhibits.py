@@ -77,12 +77,13 @@ def randomise(subject: KerasSubject, images: np.ndarray, seed: int) -> dict[str,
     for name, weight in subject.weights().items():
         variable, shape = name.rsplit("/", 1)[1], weight.array.shape
         if variable == "gamma":
-            arrays[name] = rng.uniform(0.5, 1.5, shape)
+            # Residual branches weaker than the stream they add to, as after training.
+            arrays[name] = rng.uniform(0.6, 1.4, shape) * (0.5 if "project_bn" in name else 1.0)
         elif variable == "beta" or (variable == "bias" and weight.trainable):
             arrays[name] = rng.normal(0, 0.2, shape)
         elif variable == "kernel":
             inputs = shape[:2] if name.endswith("dwconv/kernel") else shape[:-1]
-            arrays[name] = rng.normal(0, np.sqrt(1.5 / np.prod(inputs)), shape)
+            arrays[name] = rng.normal(0, np.sqrt(1.0 / np.prod(inputs)), shape)
         elif name.endswith("normalization/mean"):
             arrays[name] = rng.uniform(0.3, 0.6, shape)
         elif name.endswith("normalization/variance"):
@@ -100,10 +101,12 @@ def randomise(subject: KerasSubject, images: np.ndarray, seed: int) -> dict[str,
     for name, weight in weights.items():
         shape = weight.array.shape
         if name.endswith("/moving_variance"):
-            arrays[name] = weight.array * rng.uniform(0.85, 1.2, shape)
+            # A channel that hardly varies about a large mean would blow up what the layers before it round off.
+            mean = weights[name.replace("_variance", "_mean")].array
+            arrays[name] = (weight.array + 0.25 * mean**2) * rng.uniform(0.8, 1.25, shape)
         elif name.endswith("/moving_mean"):
             std = np.sqrt(weights[name.replace("_mean", "_variance")].array)
-            arrays[name] = weight.array + 0.1 * std * rng.normal(size=shape)
+            arrays[name] = weight.array + 0.2 * std * rng.normal(size=shape)
     arrays = {name: np.float32(array).astype(np.float64) for name, array in arrays.items()}
     subject.assign(arrays)
     return arrays

@@ -124,7 +124,12 @@ def _find(model, name, tensors):
     path, _, variable = name.rpartition(".")
     layer, module = path.replace(".", "_"), model.get_submodule(path)
     if isinstance(module, nn.BatchNorm2d):
-        rename = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+        rename = {
+            "weight": "gamma",
+            "bias": "beta",
+            "running_mean": "moving_mean",
+            "running_var": "moving_variance",
+        }
     else:
         rename = {"weight": "kernel"}
     keras_name = f"{layer}/{rename.get(variable, variable)}"

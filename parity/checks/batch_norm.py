@@ -4,7 +4,8 @@ from parity.compare import judge, summarise
 
 
 def check(reference, candidate, truth=None) -> dict:
-    errors = judge(reference.training, candidate.training, None if truth is None else truth.training)
+    true = None if truth is None else truth.training
+    errors = judge(reference.training, candidate.training, true, tolerance=candidate.tolerance)
     result = {"measure": "relative L2"} | summarise(errors)
     first = result.get("first_divergence")
     if first and "/" in first:

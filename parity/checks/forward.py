@@ -4,9 +4,8 @@ from parity.compare import judge, summarise
 
 
 def check(reference, candidate, truth=None) -> dict:
-    errors = judge(
-        reference.activations, candidate.activations, None if truth is None else truth.activations
-    )
+    true = None if truth is None else truth.activations
+    errors = judge(reference.activations, candidate.activations, true, tolerance=candidate.tolerance)
     result = {"measure": "relative L2"} | summarise(errors)
     if errors:
         result["details"]["output"] = errors[-1].value

@@ -18,7 +18,7 @@ def check(reference, candidate, truth=None) -> dict:
     typical = float(np.sqrt(np.mean(np.square(norms))))
     sides = [_with_total(side.gradients, reference.gradients) for side in (reference, candidate)]
     true = None if truth is None else _with_total(truth.gradients, reference.gradients)
-    errors = judge(*sides, true, floor=typical)
+    errors = judge(*sides, true, floor=typical, tolerance=candidate.tolerance)
     result = {"measure": "relative L2"} | summarise(errors)
     missing = sorted(set(reference.gradients) ^ set(candidate.gradients))
     if missing and errors:

@@ -17,8 +17,7 @@ def check(reference, candidate, truth=None) -> dict:
         expected[name], actual[name] = call.output, other.replay(call.inputs)
         if truth is not None:
             true[name] = truth.calls[name].replay(call.inputs)
-    result = {"measure": "relative L2"} | summarise(
-        judge(expected, actual, true if truth is not None else None)
-    )
+    errors = judge(expected, actual, true if truth is not None else None, tolerance=candidate.tolerance)
+    result = {"measure": "relative L2"} | summarise(errors)
     result.setdefault("details", {})["skipped"] = skipped
     return result

@@ -13,7 +13,8 @@ def check(reference, candidate, truth=None) -> dict:
     with reference.subject.preserved(), candidate.subject.preserved():
         sent = {name: np.array(ours[name].array) for name in common}
         candidate.subject.assign(sent)
-        received = {name: np.array(candidate.subject.weights()[name].array) for name in common}
+        arrived = candidate.subject.weights()
+        received = {name: np.array(arrived[name].array) for name in common}
         reference.subject.assign({name: np.zeros_like(array) for name, array in sent.items()})
         reference.subject.assign(received)
         back = reference.subject.weights()

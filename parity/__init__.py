@@ -1,0 +1,22 @@
+"""Is this port faithful? Weight transfer and a ladder of checks between Keras and PyTorch models.
+
+Keras runs on TensorFlow here, whose float64 is exact to the last digits; on other backends float32 leaks in.
+"""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Imported here and not on first use, because a function bears the name of its module. None of them is heavy.
+from parity.compare import ComparisonReport, compare
+from parity.transfer import TransferError, TransferReport, keras_to_torch, torch_to_keras
+
+__all__ = [
+    "ComparisonReport",
+    "TransferError",
+    "TransferReport",
+    "compare",
+    "keras_to_torch",
+    "torch_to_keras",
+]

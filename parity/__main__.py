@@ -1,0 +1,210 @@
+"""The command line: `python -m parity run | mutations | compare`.
+
+Exit codes: 0 when everything agrees, 1 when a check failed, 2 when nothing could be compared or an argument is wrong.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import time
+from dataclasses import asdict
+
+import parity  # sets the environment before Keras is imported
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m parity",
+        description="Checks whether a port between Keras and PyTorch is faithful.",
+        epilog="Exit codes: 0 all equal, 1 a check failed, 2 nothing compared or a wrong argument.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="compare official Keras, keras_stoch and torch_ref; write a report")
+    run.add_argument("--models", nargs="+", metavar="NAME", help="default: all")
+    run.add_argument("--checks", nargs="+", metavar="NAME", help="rungs of the ladder; default: all")
+    run.add_argument("--images", metavar="DIR", help="folder of photographs; default: structured pictures")
+    run.add_argument("--seed", type=int, default=0, help="of weights and images (default 0)")
+    run.add_argument("--out", default="build/parity", metavar="DIR", help="default: build/parity")
+    run.add_argument("--no-mutations", action="store_true", help="do not try the planted faults")
+
+    mutate = commands.add_parser("mutations", help="break ports on purpose and see each caught")
+    mutate.add_argument("--names", nargs="+", metavar="NAME", help="default: all")
+    mutate.add_argument("--seeds", type=int, default=20, help="correct ports that must pass (default 20)")
+    mutate.add_argument("--images", metavar="DIR", help="folder of photographs; default: structured pictures")
+
+    compare = commands.add_parser(
+        "compare",
+        help="compare any two models",
+        description="Compares any two models. Each is given as module:function, called without arguments.",
+    )
+    compare.add_argument("reference", metavar="REFERENCE", help="module:function that returns a model")
+    compare.add_argument("candidate", metavar="CANDIDATE", help="module:function that returns a model")
+    compare.add_argument(
+        "--input",
+        action="append",
+        required=True,
+        metavar="N,H,W,C",
+        help="shape of an input, batch first, channels last",
+    )
+    compare.add_argument(
+        "--scale", type=float, default=1.0, help="inputs range from 0 to this (default 1; 255 for pixels)"
+    )
+    compare.add_argument(
+        "--transfer", action="store_true", help="copy the reference's weights into the candidate first"
+    )
+    compare.add_argument(
+        "--names",
+        nargs="+",
+        metavar="RULE",
+        help='"order", or PATTERN=REPLACEMENT rules for torch module paths',
+    )
+    compare.add_argument("--no-training", action="store_true", help="compare inference only")
+    compare.add_argument("--seed", type=int, default=0)
+
+    options = parser.parse_args(arguments)
+    _import_tensorflow_quietly()
+    try:
+        return {"run": run_ladder, "mutations": run_mutations, "compare": run_compare}[options.command](
+            options
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _import_tensorflow_quietly() -> None:
+    """TensorFlow writes notices about its build straight to the terminal while it loads, whatever the log level."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def run_ladder(arguments) -> int:
+    from parity import images, ladder, mutations, report
+
+    given = {name: tuple(v) for name in ("models", "checks") if (v := getattr(arguments, name))}
+    options = ladder.Options(**given, images=arguments.images, seed=arguments.seed)
+    paths = images.find_images(options.images) if options.images else None
+    start = time.perf_counter()
+    terminal = report.Terminal(lambda line: print(line, flush=True))
+    rows = ladder.run(options, terminal.row)
+    outcomes = []
+    if not arguments.no_mutations and not given:
+        print("\nPorts broken on purpose, each to be caught where it was broken:", flush=True)
+        outcomes = mutations.run(paths=paths, report=_print_outcome)
+    thumbnails = ladder.make_batches(paths, ladder.Options(batch=8, steps=1, seed=options.seed), 96)[0]
+    seconds = time.perf_counter() - start
+    page = report.write(rows, arguments.out, asdict(options), seconds, outcomes, thumbnails)
+    failed, missed = sum(not row.passed for row in rows), sum(not o.caught for o in outcomes)
+    verdict = f"{len(rows) - failed} of {len(rows)} checks passed"
+    if outcomes:
+        verdict += f", {len(outcomes) - missed} of {len(outcomes)} planted faults caught"
+    print(f"\n{verdict}, in {seconds:.0f} s. Report: {page}")
+    if not rows or all(row.value is None for row in rows):
+        print("error: nothing could be compared", file=sys.stderr)
+        return 2
+    return 1 if failed or missed else 0
+
+
+def run_mutations(arguments) -> int:
+    from parity import images, mutations
+
+    paths = images.find_images(arguments.images) if arguments.images else None
+    outcomes = mutations.run(arguments.names, paths, _print_outcome)
+    alarms = {}
+    if arguments.seeds:
+        print(f"\nCorrect ports with {arguments.seeds} different seeds:", flush=True)
+        alarms = mutations.false_alarms(
+            range(arguments.seeds),
+            paths,
+            lambda seed, failed: print(
+                f"{'ok   passes' if not failed else f'FAIL {failed}'}  seed {seed}", flush=True
+            ),
+        )
+    caught, false = sum(o.caught for o in outcomes), sum(bool(failed) for failed in alarms.values())
+    print(
+        f"\n{caught} of {len(outcomes)} faults caught, {false} false alarms in {len(alarms)} correct ports."
+    )
+    return 0 if caught == len(outcomes) and not false else 1
+
+
+def _print_outcome(outcome) -> None:
+    from parity.mutations import margin
+
+    m = outcome.mutation
+    verdict = "ok  " if outcome.caught else "MISS"
+    seen = "" if outcome.caught else f"  found {outcome.failed}"
+    print(f"{verdict} {m.name:60} {m.rung:14} {m.layer:22} {margin(outcome):>8}{seen}", flush=True)
+
+
+def run_compare(arguments) -> int:
+    import numpy as np
+
+    from parity import images
+
+    reference, candidate = _make(arguments.reference), _make(arguments.candidate)
+    names = arguments.names
+    if names == ["order"]:
+        names = "order"
+    elif names is not None:
+        wrong = [rule for rule in names if "=" not in rule]
+        if wrong:
+            raise ValueError(f'--names takes "order" or PATTERN=REPLACEMENT. Received: {" ".join(wrong)}')
+        names = [tuple(rule.split("=", 1)) for rule in names]
+    inputs = []
+    for text in arguments.input:
+        try:
+            shape = tuple(int(n) for n in text.split(","))
+        except ValueError:
+            shape = ()
+        if not shape or min(shape) < 1:
+            raise ValueError(f"--input takes positive whole numbers such as 2,224,224,3. Received: {text}")
+        if len(shape) == 4 and shape[3] == 3:
+            array = images.structured_images(shape[0], shape[1:3], arguments.seed) / 255.0
+        else:
+            array = np.random.default_rng(arguments.seed).uniform(size=shape)
+        inputs.append(np.float64(array) * arguments.scale)
+    report = parity.compare(
+        reference,
+        candidate,
+        inputs[0] if len(inputs) == 1 else tuple(inputs),
+        names=names,
+        transfer=arguments.transfer,
+        training=not arguments.no_training,
+    )
+    if report.transfer is not None:
+        print(report.transfer)
+    print(report)
+    if all(row.value is None for row in report.rows):
+        return 2
+    return 0 if report.passed else 1
+
+
+def _make(spec: str):
+    """Calls what "module:function" names."""
+    module, _, function = spec.partition(":")
+    if not module or not function:
+        raise ValueError(f"Expected module:function. Received: {spec}")
+    sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), function)()
+    except ModuleNotFoundError as error:
+        if error.name != module.split(".")[0] and error.name != module:
+            raise
+        raise ValueError(f"No module {module!r}; it must be importable from {os.getcwd()}") from error
+    except AttributeError as error:
+        if not hasattr(sys.modules.get(module), function):
+            raise ValueError(f"Module {module!r} has no function {function!r}") from error
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Climbs the ladder for every pair of packages and collects the verdicts."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from parity import exhibits, images
+from parity.checks import RUNGS, backends, optimizer
+from parity.compare import Row
+from parity.evidence import Evidence
+
+MODELS = {  # model: sizes in pixels; the first even at every stage, the second odd at every stage
+    "b0": (224, 131),
+    "b0-stem64": (224,),
+    "b4": (192, 131),
+}
+# Models that are also run on Keras's other backends, at their last size; the others use the same layers.
+BACKEND_MODELS = ("b0",)
+CHECKS = (*RUNGS, "optimizer", "backends")
+DTYPES = ("float64", "float32")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare.
+
+    Attributes:
+        models, checks: names from `MODELS` and `CHECKS`; all by default.
+        images: folder of photographs; None for structured pictures made here.
+        seed: of weights and images.
+        batch: images per batch.
+        steps: batches for the moving averages.
+    """
+
+    models: tuple[str, ...] = tuple(MODELS)
+    checks: tuple[str, ...] = CHECKS
+    images: str | None = None
+    seed: int = 0
+    batch: int = 2
+    steps: int = 5
+
+    def __post_init__(self):
+        for what, names, known in (("models", self.models, MODELS), ("checks", self.checks, CHECKS)):
+            unknown = [name for name in names if name not in known]
+            if unknown or not names:
+                raise ValueError(
+                    f"Unknown {what}: {', '.join(unknown) or 'none given'}. Known are: {', '.join(known)}"
+                )
+        if self.batch < 2 or self.steps < 1:
+            raise ValueError(
+                f"batch must be at least 2 (batch norm) and steps at least 1. Received: {self.batch}, {self.steps}"
+            )
+
+
+def run(options: Options, report: Callable[[Row], None] = lambda row: None) -> list[Row]:
+    """Runs the selected checks; `report` is called with each row as it is decided."""
+    rows = []
+
+    def add(model, reference, candidate, check, dtype, size, verdict):
+        start = time.perf_counter()
+        fields = verdict()
+        row = Row(model, reference, candidate, check, dtype, size=size, **fields)
+        row.seconds = round(time.perf_counter() - start, 3)
+        rows.append(row)
+        report(row)
+
+    paths = images.find_images(options.images) if options.images else None
+    for model in options.models:
+        for size in MODELS[model]:
+            if set(options.checks) & {*RUNGS, "backends"}:
+                _compare_packages(model, size, paths, options, add)
+    if "optimizer" in options.checks:
+        for dtype in DTYPES:
+            for settings in optimizer.SETTINGS:
+                add(
+                    "RMSprop",
+                    "official",
+                    "torch_ref",
+                    "optimizer",
+                    dtype,
+                    f"momentum {settings['momentum']}",
+                    lambda s=settings, d=dtype: optimizer.check(s, d, options.seed),
+                )
+    return rows
+
+
+def make_batches(paths, options: Options, size: int) -> list:
+    """`options.steps` batches of photographs, or of structured pictures where there are none."""
+    shape = (size, size)
+    seeds = range(options.seed, options.seed + options.steps)
+    if paths:
+        return [images.load_images(paths, options.batch, shape, seed) for seed in seeds]
+    return [images.structured_images(options.batch, shape, seed) for seed in seeds]
+
+
+def _compare_packages(model, size, paths, options, add):
+    """One model at one size: float64 first, which then is the truth for float32."""
+    batches = make_batches(paths, options, size)
+    arrays, masks, truth = None, None, {}
+    label = f"{size}x{size}"
+    for dtype in DTYPES:
+        subjects = {package: exhibits.build(package, model, size, dtype) for package in exhibits.PACKAGES}
+        if arrays is None:
+            arrays = exhibits.randomise(subjects["keras_stoch"], batches[0], options.seed)
+            masks = exhibits.drop_masks(subjects["keras_stoch"], options.batch, options.seed)
+        evidence, injected = {}, {}
+        for package, subject in subjects.items():
+            if subject is not None:
+                subject.assign(arrays)
+                evidence[package] = Evidence(subject, batches, seed=options.seed)
+                injected[package] = Evidence(subject, batches, drop_masks=masks, seed=options.seed)
+        for reference, candidate in exhibits.PAIRS:
+            if subjects[reference] is None:
+                continue
+            # The official model takes no masks, so nothing drops where it is involved.
+            sides = evidence if "official" in (reference, candidate) else injected
+            if sides is injected:  # inference is the same: do not compute it twice
+                for package in (reference, candidate):
+                    injected[package].__dict__.setdefault("calls", evidence[package].calls)
+            key = (reference, sides is injected)
+            for check in RUNGS:
+                if check in options.checks:
+                    add(
+                        model,
+                        reference,
+                        candidate,
+                        check,
+                        dtype,
+                        label,
+                        lambda s=sides, r=reference, c=candidate, k=key, f=RUNGS[check]: f(
+                            s[r], s[c], truth.get(k)
+                        ),
+                    )
+        wanted = "backends" in options.checks and model in BACKEND_MODELS
+        if dtype == "float32" and wanted and size == MODELS[model][-1]:
+            for backend in backends.BACKENDS:
+                add(
+                    model,
+                    "keras_stoch",
+                    f"keras_stoch on {backend}",
+                    "backends",
+                    dtype,
+                    label,
+                    lambda b=backend: backends.check(evidence["keras_stoch"], truth["keras_stoch", False], b),
+                )
+        truth = {(package, False): side for package, side in evidence.items()}
+        truth |= {(package, True): side for package, side in injected.items()}

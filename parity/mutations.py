@@ -1,0 +1,385 @@
+"""Ports broken on purpose, as people really break them, which the ladder must catch where they were broken.
+
+Each mutation takes a correct `torch_ref` model that already has the reference's weights and breaks it. It states
+the lowest rung that must fail, and the layer that this rung must name. `python -m parity mutations` prints the table.
+"""
+
+import time
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from parity import exhibits, images
+from parity.checks import RUNGS, optimizer
+from parity.evidence import Evidence
+
+SIZE = 64  # pixels; small, for a fault does not care
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A fault.
+
+    Attributes:
+        name: of the fault.
+        rung: the lowest rung that must fail.
+        layer: what that rung must name as the place.
+        apply: breaks a model in place.
+        model: the architecture to break.
+        optimizer: a broken optimiser instead of a broken model.
+    """
+
+    name: str
+    rung: str
+    layer: str
+    apply: Callable[[nn.Module], None] | None = None
+    model: str = "b0"
+    optimizer: Callable | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the ladder said of a mutation.
+
+    Attributes:
+        failed: rung to the layer it named, for every rung that failed, in order.
+        value: the error on the lowest of them.
+    """
+
+    mutation: Mutation
+    failed: dict[str, str | None]
+    value: float | None
+    seconds: float
+
+    @property
+    def caught(self) -> bool:
+        """Whether the expected rung is the lowest that failed, and named the right layer."""
+        return next(iter(self.failed.items()), None) == (self.mutation.rung, self.mutation.layer)
+
+
+MUTATIONS: list[Mutation] = []
+
+
+def mutation(name: str, rung: str, layer: str, model: str = "b0"):
+    """Registers a function that breaks a model."""
+
+    def register(function):
+        MUTATIONS.append(Mutation(name, rung, layer, function, model))
+        return function
+
+    return register
+
+
+def _each(model, kind):
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+def _patch(module, forward):
+    """Replaces a module's forward by `forward(original, *args)`; hooks still see the module."""
+    original = module.forward
+    module.forward = lambda *args: forward(original, *args)
+
+
+@mutation("batch-norm epsilon 1e-5", "configuration", "stem_bn")
+def _(model):
+    for bn in _each(model, nn.BatchNorm2d):
+        bn.eps = 1e-5
+
+
+@mutation("batch-norm momentum 0.99 by torch's convention", "configuration", "stem_bn")
+def _(model):
+    for bn in _each(model, nn.BatchNorm2d):
+        bn.momentum = 0.99
+
+
+@mutation("drop-connect rate by the unscaled block count", "configuration", "block1b_drop", model="b4")
+def _(model):
+    for module in model.modules():
+        if getattr(module, "per_image", False):
+            module.rate *= 32 / 16  # B4 has 32 blocks, the table before scaling has 16
+
+
+@mutation("dropout 0.3 instead of 0.2", "configuration", "top_dropout")
+def _(model):
+    model.top_dropout.rate = 0.3
+
+
+@mutation("squeeze-excite without bias", "configuration", "block2b_se_reduce")
+def _(model):
+    model.block2b.se_reduce.bias = None
+
+
+@mutation("squeeze width from expanded channels", "structure", "block2a_se_reduce")
+def _(model):
+    from torch_ref.layers import Conv2d
+
+    block = model.block2a
+    channels = block.se_reduce.in_channels
+    like = block.se_reduce.weight.dtype
+    block.se_reduce = Conv2d(channels, channels // 4, bias=True, activation=F.silu).to(like)
+    block.se_expand = Conv2d(channels // 4, channels, bias=True, activation=torch.sigmoid).to(like)
+
+
+@mutation("repeated blocks share one module", "configuration", "block5c_drop")
+def _(model):
+    model.block5c = model.block5b
+
+
+@mutation("depthwise 3x3 kernel with rows and columns swapped", "weights", "block1a_dwconv")
+def _(model):
+    model.block1a.dwconv.weight.data = model.block1a.dwconv.weight.data.transpose(2, 3).contiguous()
+
+
+@mutation("stem kernel reshaped instead of transposed", "weights", "stem_conv")
+def _(model):
+    keras_layout = model.stem_conv.weight.data.permute(2, 3, 1, 0).contiguous()
+    model.stem_conv.weight.data = keras_layout.reshape(model.stem_conv.weight.shape)
+
+
+@mutation("kernels flipped, for a true convolution", "weights", "block3a_dwconv")
+def _(model):
+    model.block3a.dwconv.weight.data = model.block3a.dwconv.weight.data.flip(2, 3)
+
+
+@mutation("gamma and beta loaded in the wrong order", "weights", "block4a_bn")
+def _(model):
+    bn = model.block4a.bn
+    bn.weight.data, bn.bias.data = bn.bias.data, bn.weight.data
+
+
+@mutation("moving averages not transferred", "weights", "stem_bn")
+def _(model):
+    for bn in _each(model, nn.BatchNorm2d):
+        bn.reset_running_stats()
+
+
+@mutation("symmetric stride-2 padding in the stem", "forward", "stem_conv")
+def _(model):
+    conv = model.stem_conv
+    _patch(conv, lambda original, x: F.conv2d(x, conv.weight, None, 2, 1))
+
+
+@mutation("symmetric stride-2 padding in one block", "forward", "block4a_dwconv")
+def _(model):
+    conv = model.block4a.dwconv
+    _patch(conv, lambda original, x: F.conv2d(x, conv.weight, None, 2, 1, groups=conv.groups))
+
+
+@mutation("missing top activation", "forward", "top_activation")
+def _(model):
+    _patch(model.top_activation, lambda original, x: x)
+
+
+@mutation("activation after one block's output convolution", "forward", "block3b_project_bn")
+def _(model):
+    _patch(model.block3b.project_bn, lambda original, x: F.silu(original(x)))
+
+
+@mutation("activation after a block, outside every module", "forward", "block4a")
+def _(model):
+    _patch(model.block4a, lambda original, x, masks: F.silu(original(x, masks)))
+
+
+@mutation("input scaled twice", "forward", "rescaling")
+def _(model):
+    _patch(model.rescaling, lambda original, x: original(original(x)))
+
+
+@mutation("normalised before it is rescaled", "forward", "rescaling")
+def _(model):
+    rescale = model.rescaling.forward
+    model.rescaling.forward = lambda x: x
+    _patch(model.normalization, lambda original, x: rescale(original(x)))
+
+
+@mutation("average pool before the activation", "forward", "top_activation")
+def _(model):
+    _patch(model.top_activation, lambda original, x: x)
+    _patch(model.avg_pool, lambda original, x: F.silu(original(x)))
+
+
+@mutation("tanh-GELU for swish", "forward", "stem_activation")
+def _(model):
+    for activation in _each(model, nn.SiLU):
+        _patch(activation, lambda original, x: F.gelu(x, approximate="tanh"))
+
+
+@mutation("swish with a slope of 1.0001", "forward", "block6a_activation")
+def _(model):
+    _patch(model.block6a.activation, lambda original, x: x * torch.sigmoid(1.0001 * x))
+
+
+@mutation("hard sigmoid in one squeeze-excite gate", "forward", "block1a_se_expand")
+def _(model):
+    model.block1a.se_expand.activation = F.hardsigmoid
+
+
+@mutation("residual left out of one block", "forward", "block3b_add")
+def _(model):
+    _patch(model.block3b.add, lambda original, x, inputs: x)
+
+
+@mutation("residual in a block whose channels happen to allow it", "forward", "block7a")
+def _(model):
+    _patch(model.block7a, lambda original, x, masks: original(x, masks) + F.pad(x, (0, 0, 0, 0, 0, 128)))
+
+
+@mutation("global maximum for the average in squeeze-excite", "forward", "block5a_se_squeeze")
+def _(model):
+    _patch(model.block5a.se_squeeze, lambda original, x: x.amax((2, 3)))
+
+
+@mutation("unbiased running variance", "batch_norm", "stem_bn")
+def _(model):
+    for bn in _each(model, nn.BatchNorm2d):
+        bn.forward = types.MethodType(nn.BatchNorm2d.forward, bn)
+
+
+@mutation("one batch norm frozen while training", "batch_norm", "block2a_bn")
+def _(model):
+    bn = model.block2a.bn
+    _patch(
+        bn,
+        lambda original, x: F.batch_norm(
+            x, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps
+        ),
+    )
+
+
+@mutation("drop connect without dividing by the keep probability", "batch_norm", "block6d_drop")
+def _(model):
+    drop = model.block6d.drop
+    _patch(drop, lambda original, x, masks: original(x, masks) * (1 - drop.rate if drop.training else 1))
+
+
+@mutation("squeeze-excite gate cut from the gradient", "gradients", "block5a_se_expand")
+def _(model):
+    _patch(model.block5a.se_expand, lambda original, x: original(x).detach())
+
+
+@mutation("a stop-gradient in the residual", "gradients", "block6c_project_bn")
+def _(model):
+    _patch(model.block6d.add, lambda original, x, inputs: original(x, inputs.detach()))
+
+
+def _torch_rmsprop(parameters, learning_rate, rho, epsilon, momentum):
+    return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=rho, eps=epsilon, momentum=momentum)
+
+
+def _wrong_rho(parameters, learning_rate, rho, epsilon, momentum):
+    return optimizer.torch_rmsprop(parameters, learning_rate, 0.9, epsilon, momentum)
+
+
+def _late_rate(parameters, learning_rate, rho, epsilon, momentum):
+    """Momentum gathers raw steps; the rate is applied at the end, and one step late."""
+    from torch_ref.training import RMSprop
+
+    class Late(RMSprop):
+        def step(self, closure=None):
+            super().step(closure)
+            for group in self.param_groups:
+                group["lr"] = learning_rate * 1.0001
+
+    return Late(parameters, lr=learning_rate, rho=rho, eps=epsilon, momentum=momentum)
+
+
+MUTATIONS += [
+    Mutation("RMSprop with epsilon outside the root (torch.optim)", "optimizer", "gradient scale 1e-09",
+             optimizer=_torch_rmsprop),
+    Mutation("RMSprop with torch's default decay for the paper's 0.99", "optimizer", "gradient scale 1e-09",
+             optimizer=_wrong_rho),
+    Mutation("a learning rate off by 1e-4 from the second step", "optimizer", "gradient scale 1e-09",
+             optimizer=_late_rate),
+]  # fmt: skip
+
+
+class Court:
+    """Judges mutated `torch_ref` models against one `keras_stoch` model, whose evidence is computed once."""
+
+    def __init__(self, model: str = "b0", seed: int = 0, paths=None, batch: int = 4, steps: int = 2):
+        self.model, self.seed = model, seed
+        shape = (SIZE, SIZE)
+        seeds = range(seed, seed + steps)
+        if paths:
+            self.batches = [images.load_images(paths, batch, shape, s) for s in seeds]
+        else:
+            self.batches = [images.structured_images(batch, shape, s) for s in seeds]
+        self.keras = exhibits.build("keras_stoch", model, SIZE, "float64")
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """New random weights, masks and directions; the images stay."""
+        self.seed = seed
+        self.arrays = exhibits.randomise(self.keras, self.batches[0], seed)
+        self.masks = exhibits.drop_masks(self.keras, len(self.batches[0]), seed)
+        self.reference = Evidence(self.keras, self.batches, self.masks, seed)
+
+    def judge(self, apply: Callable[[nn.Module], None] | None = None) -> dict[str, dict]:
+        """Verdicts by rung on a fresh port, broken by `apply` if given."""
+        subject = exhibits.build("torch_ref", self.model, SIZE, "float64")
+        subject.assign(self.arrays)
+        if apply is not None:
+            apply(subject.model)
+        candidate = Evidence(subject, self.batches, self.masks, self.seed)
+        verdicts = {}
+        for name, check in RUNGS.items():
+            try:
+                verdicts[name] = check(self.reference, candidate)
+            except RuntimeError as error:  # torch's word for shapes that do not go together
+                verdicts[name] = {
+                    "passed": False,
+                    "value": None,
+                    "first_divergence": None,
+                    "message": str(error),
+                }
+        return verdicts
+
+
+def run(names=None, paths=None, report: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:
+    """Tries every mutation (or those named).
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    known = {m.name: m for m in MUTATIONS}
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise ValueError(f"Unknown mutation: {', '.join(unknown)}. Known are: {'; '.join(known)}")
+    courts, outcomes = {}, []
+    for item in [known[name] for name in names] if names else MUTATIONS:
+        start = time.perf_counter()
+        if item.optimizer is not None:
+            verdicts = {"optimizer": optimizer.check(optimizer.SETTINGS[0], make_optimizer=item.optimizer)}
+        else:
+            if item.model not in courts:
+                courts[item.model] = Court(item.model, paths=paths)
+            verdicts = courts[item.model].judge(item.apply)
+        failed = {rung: v.get("first_divergence") for rung, v in verdicts.items() if not v["passed"]}
+        value = verdicts[next(iter(failed))]["value"] if failed else None
+        outcome = Outcome(item, failed, value, time.perf_counter() - start)
+        outcomes.append(outcome)
+        report(outcome)
+    return outcomes
+
+
+def false_alarms(seeds, paths=None, report: Callable[[int, dict], None] = lambda seed, failed: None) -> dict:
+    """Judges correct ports with other weights; returns seed to failed rungs, which should all be empty."""
+    court = Court(paths=paths, steps=2)
+    found = {}
+    for seed in seeds:
+        court.reseed(seed)
+        verdicts = court.judge()
+        found[seed] = {rung: v.get("first_divergence") for rung, v in verdicts.items() if not v["passed"]}
+        report(seed, found[seed])
+    return found
+
+
+def margin(outcome: Outcome) -> str:
+    """The error on the rung that caught a mutation, for tables."""
+    value = outcome.value
+    return "-" if value is None else ("NaN" if np.isnan(value) else f"{value:.1e}")

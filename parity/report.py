@@ -1,0 +1,339 @@
+"""The verdict for people and for machines: a terminal table, report.json, and one self-contained HTML page."""
+
+import html
+import io
+import json
+import math
+import os
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from parity.compare import Row
+
+PACKAGES = ("keras", "tensorflow", "torch", "jax", "numpy")
+COLOURS = {"float64": "#1f5fa8", "float32": "#d1761b"}
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, as they stand in every report."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    found["platform"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return found
+
+
+class Terminal:
+    """Prints a table row by row, while it grows."""
+
+    HEADER = (
+        f"{'':5}{'model':10} {'size':13} {'dtype':8} {'reference ~ candidate':36} {'check':14}"
+        f" {'error':>8}  {'allowed':>8}  worst"
+    )
+
+    def __init__(self, write=print):
+        self.write = write
+        self.write(self.HEADER)
+
+    def row(self, row: Row) -> None:
+        sides = f"{row.reference} ~ {row.candidate}"
+        verdict = "ok" if row.passed else "FAIL"
+        where = (
+            (row.worst or "") if row.passed else f"first: {row.first_divergence or '-'}; {row.message[:200]}"
+        )
+        self.write(
+            f"{verdict:5}{row.model:10} {row.size:13} {row.dtype:8} {sides:36} {row.check:14}"
+            f" {number(row.value):>8}  {number(row.tolerance):>8}  {where}"
+        )
+
+
+def number(value) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float) and (math.isnan(value) or math.isinf(value)):
+        return str(value)
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e4 else f"{value:.1e}"
+
+
+def write(rows: list[Row], folder, options: dict, seconds: float, outcomes=(), thumbnails=None) -> Path:
+    """Writes report.json, report.html and figures/*.svg, each whole or not at all.
+
+    Args:
+        rows: verdicts.
+        folder: where to; made if need be.
+        options: what was asked for, for the record.
+        seconds: the whole run took.
+        outcomes: of `mutations.run`, if they were tried.
+        thumbnails: (n, height, width, 3) pictures of the images that were used, 0-255.
+
+    Returns:
+        The path of report.html.
+    """
+    folder = Path(folder)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    passed = bool(rows) and all(row.passed for row in rows) and all(o.caught for o in outcomes)
+    document = {
+        "passed": passed,
+        "seconds": round(seconds, 1),
+        "options": options,
+        "environment": environment(),
+        "checks": [row.asdict() for row in rows],
+        "mutations": [
+            {
+                "name": o.mutation.name,
+                "rung": o.mutation.rung,
+                "layer": o.mutation.layer,
+                "caught": o.caught,
+                "failed": o.failed,
+                "value": o.value,
+            }
+            for o in outcomes
+        ],
+    }
+    _replace(folder / "report.json", json.dumps(_finite(document), indent=1))
+    figures = depth_figures(rows)
+    for name, svg in figures.items():
+        _replace(folder / "figures" / f"{name}.svg", svg)
+    page = render(rows, document, figures, outcomes, thumbnails)
+    _replace(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _finite(value):
+    """JSON has no NaN and no infinity: they become strings."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def depth_figures(rows: list[Row]) -> dict[str, str]:
+    """Error along the depth of the model at inference, one SVG per model, size and pair."""
+    groups = {}
+    for row in rows:
+        if row.check == "forward" and row.details.get("errors"):
+            groups.setdefault((row.model, row.size, row.reference, row.candidate), []).append(row)
+    return {
+        re.sub(r"[^a-z0-9]+", "-", "-".join(key).lower()): _depth_figure(key, group)
+        for key, group in groups.items()
+    }
+
+
+def _depth_figure(key, rows) -> str:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 2.6), layout="constrained")
+    axes = figure.subplots()
+    exact = True
+    for row in rows:
+        errors = row.details["errors"]
+        colour = COLOURS[row.dtype]
+        values = np.array([e[1] for e in errors], float)
+        exact = exact and not values.any()
+        axes.plot(np.maximum(values, 1e-17), color=colour, lw=1.4, label=row.dtype)
+        axes.plot([e[2] for e in errors], color=colour, lw=1, ls=":", label=f"{row.dtype} allowed")
+        bad = [i for i, e in enumerate(errors) if not e[1] <= e[2]]
+        axes.plot(bad, np.maximum(values[bad], 1e-17), "x", color="#b3261e", ms=4)
+    names = [e[0] for e in rows[0].details["errors"]]
+    marks = [
+        i
+        for i, n in enumerate(names)
+        if re.fullmatch(r"(detail_)?(stem_conv|block\d+a|top_conv|predictions)", n)
+    ]
+    marks = [m for m, after in zip(marks, [*marks[1:], 10**9], strict=True) if after - m > len(names) / 40]
+    axes.set_xlim(-1, len(names))
+    axes.set_xticks(marks, [names[i] for i in marks], rotation=45, ha="right", fontsize=7)
+    axes.set_yscale("log")
+    axes.set_ylim(5e-18, None)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_ylabel("relative L2 error", fontsize=8)
+    axes.grid(axis="y", alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    model, size, reference, candidate = key
+    note = " (equal bit for bit)" if exact else ""
+    axes.set_title(f"{model} at {size}: {reference} ~ {candidate}{note}", fontsize=9, loc="left")
+    axes.legend(fontsize=7, ncols=4, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+
+STYLE = """
+:root{--ok:#1d7a46;--bad:#b3261e;--line:#dfe3e8;--soft:#f5f7f9;--text:#1c2733;--dim:#5d6b7a}
+*{box-sizing:border-box}
+body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--text);margin:0 auto;
+max-width:1240px;padding:24px}
+h1{font-size:26px;margin:0}h2{font-size:19px;margin:36px 0 8px}p{margin:6px 0;max-width:75ch}
+.verdict{border-left:8px solid var(--ok);background:#eef7f1;padding:16px 20px;border-radius:4px}
+.verdict.bad{border-color:var(--bad);background:#fdf0ef}
+.dim{color:var(--dim)}
+table{border-collapse:collapse;font-size:13px;margin:8px 0;width:100%}
+th,td{border:1px solid var(--line);padding:4px 8px;text-align:left;vertical-align:top}
+th{background:var(--soft);font-weight:600}
+td.k{white-space:nowrap}
+td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.ok{background:#eef7f1;color:var(--ok)}td.bad{background:#fdf0ef;color:var(--bad);font-weight:600}
+td.none{color:#b4bec8;text-align:center}
+code{font-size:12.5px;background:var(--soft);padding:1px 4px;border-radius:3px}
+.wide{overflow-x:auto}.pictures img{height:88px;border-radius:4px;margin:0 6px 6px 0}
+figure{margin:10px 0}figure svg{max-width:100%;height:auto}
+details>summary{cursor:pointer;color:var(--dim);margin:6px 0}
+"""
+
+
+def render(rows: list[Row], document: dict, figures: dict[str, str], outcomes=(), thumbnails=None) -> str:
+    """The HTML page: verdict first, then the ladder, failures, figures, worst tensors, and how it was done."""
+    e = html.escape
+    failed = [row for row in rows if not row.passed]
+    missed = [o for o in outcomes if not o.caught]
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f"<title>Parity report</title><style>{STYLE}</style>",
+    ]
+    if not rows:
+        verdict, text = "bad", "Nothing was compared"
+    elif failed:
+        verdict, text = "bad", f"Not faithful: {len(failed)} of {len(rows)} checks failed"
+    elif missed:
+        verdict, text = "bad", f"The ladder missed {len(missed)} of {len(outcomes)} planted faults"
+    else:
+        verdict, text = "", f"Faithful: all {len(rows)} checks passed"
+    worst = max(
+        (
+            r.value
+            for r in rows
+            if r.dtype == "float64" and r.measure.startswith("relative") and r.value is not None
+        ),
+        default=None,
+    )
+    parts.append(f"<div class='verdict {verdict}'><h1>{text}</h1>")
+    if worst is not None:
+        parts.append(
+            f"<p>Largest error in float64: <b>{number(worst)}</b>, relative to the tensor it stands in.</p>"
+        )
+    if outcomes:
+        parts.append(f"<p>Planted faults caught where they were planted: <b>{len(outcomes) - len(missed)} of "
+                     f"{len(outcomes)}</b>.</p>")  # fmt: skip
+    source = e(str(document["options"].get("images") or "structured pictures made here"))
+    parts.append(f"<p class=dim>{document['seconds']:.0f} s, on {source}</p></div>")
+
+    if failed:
+        parts.append(
+            "<h2>What failed</h2><p>Start at the top: a fault on a low rung shows on those above too.</p>"
+        )
+        body = "".join(
+            f"<tr><td>{e(r.model)} {e(r.size)}<td>{e(r.reference)} ~ {e(r.candidate)}<td>{r.dtype}<td>{r.check}"
+            f"<td><code>{e(r.first_divergence or '-')}</code><td class=n>{number(r.value)}"
+            f"<td class=n>{number(r.tolerance)}<td>{e(r.message)}"
+            for r in failed
+        )
+        parts.append(_table("model|pair|type|rung|first at|error|allowed|message", body))
+
+    parts.append("<h2>The ladder</h2><p>Each cell is the largest error of a rung: a relative one, or the number of "
+                 "settings or tensors that differ. Hover for the tensor.</p>")  # fmt: skip
+    parts.append(_ladder(rows))
+    if figures:
+        parts.append("<h2>Error along the depth</h2><p>Every layer's output at inference, in the order of execution. "
+                     "Dotted: what is allowed.</p>")  # fmt: skip
+        parts += [f"<figure>{svg}</figure>" for svg in figures.values()]
+    parts.append("<h2>Worst tensors</h2>" + _worst(rows))
+    if outcomes:
+        parts.append(
+            "<h2>Can it fail?</h2><p>Ports broken on purpose. Each must be caught on its rung, at its layer.</p>"
+        )
+        body = "".join(
+            f"<tr><td>{e(o.mutation.name)}<td>{o.mutation.rung}<td><code>{e(o.mutation.layer)}</code>"
+            f"<td class={'ok' if o.caught else 'bad'}>{'caught' if o.caught else 'missed'}"
+            f"<td class=n>{number(o.value)}<td>{', '.join(o.failed) or 'none'}"
+            for o in outcomes
+        )
+        parts.append(_table("fault|lowest rung|named layer|verdict|error|rungs that failed", body))
+    parts.append("<h2>What was compared</h2>")
+    if thumbnails is not None:
+        parts.append("<p class=pictures>" + "".join(_image(t) for t in thumbnails) + "</p>")
+    facts = document["environment"] | {k: v for k, v in document["options"].items() if v is not None}
+    body = "".join(
+        f"<tr><td>{e(k)}<td>{e(', '.join(v) if isinstance(v, list | tuple) else str(v))}"
+        for k, v in facts.items()
+    )
+    parts.append(_table("what|value", body))
+    parts.append("<p>float64: the candidate may differ from the reference by 1e-10 of a tensor's norm. float32: its "
+                 "distance from the float64 result may be 8 times the reference's own.</p></html>")  # fmt: skip
+    return "\n".join(parts)
+
+
+def _table(header: str, body: str) -> str:
+    head = "".join(f"<th>{title}" for title in header.split("|"))
+    return f"<div class=wide><table><thead><tr>{head}</thead><tbody>{body}</tbody></table></div>"
+
+
+def _ladder(rows: list[Row]) -> str:
+    checks = list(dict.fromkeys(row.check for row in rows))
+    groups = {}
+    for row in rows:
+        key = (row.model, row.size, f"{row.reference} ~ {row.candidate}", row.dtype)
+        groups.setdefault(key, {})[row.check] = row
+    body = []
+    for key, found in groups.items():
+        cells = []
+        for check in checks:
+            row = found.get(check)
+            if row is None:
+                cells.append("<td class=none>&middot;")
+                continue
+            title = html.escape(
+                f"allowed {number(row.tolerance)}, worst {row.worst}, {row.seconds:.1f} s", quote=True
+            )
+            mark = "" if row.passed else "&#10007; "
+            cells.append(
+                f"<td class='n {'ok' if row.passed else 'bad'}' title='{title}'>{mark}{number(row.value)}"
+            )
+        body.append("<tr>" + "".join(f"<td class=k>{html.escape(part)}" for part in key) + "".join(cells))
+    return _table(
+        "|".join(["model", "size", "pair", "type", *(c.replace("_", " ") for c in checks)]), "".join(body)
+    )
+
+
+def _worst(rows: list[Row], count: int = 15) -> str:
+    found = []
+    for row in rows:
+        for name, value, allowed, max_abs in row.details.get("errors", ()):
+            share = float("inf") if not isinstance(value, float) or math.isnan(value) else value / allowed
+            found.append((share, row, name, value, allowed, max_abs))
+    found.sort(key=lambda item: -item[0])
+    body = "".join(
+        f"<tr><td><code>{html.escape(name)}</code><td>{html.escape(row.model)} {html.escape(row.size)}"
+        f"<td>{html.escape(row.reference)} ~ {html.escape(row.candidate)}<td>{row.check}<td>{row.dtype}"
+        f"<td class=n>{number(value)}<td class=n>{number(allowed)}<td class=n>{share:.2f}<td class=n>{number(max_abs)}"
+        for share, row, name, value, allowed, max_abs in found[:count]
+    )
+    return _table("tensor|model|pair|rung|type|error|allowed|share|largest difference", body)
+
+
+def _image(pixels: np.ndarray) -> str:
+    import base64
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.uint8(np.clip(pixels, 0, 255))).save(buffer, "JPEG", quality=80)
+    return f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
