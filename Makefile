@@ -30,7 +30,7 @@ parity: $(STAMP)
 	$(BIN)/python -m parity run --out $(OUT) $(if $(IMAGES),--images $(IMAGES))
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -75,9 +75,7 @@ def main():
     # What is left lies in training mode alone, and can be accepted for a model that will only be served.
     served = parity.compare(original, keras_net(**attempts[-1][1]), images, transfer=True, training=False)
     print(f"== for inference\n{served}")
-    found.append(
-        None if served.passed else (served.first_failure.check, served.first_failure.first_divergence)
-    )
+    found.append(None if served.passed else (served.first_failure.check, served.first_failure.first_divergence))
     return found
 
 

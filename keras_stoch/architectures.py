@@ -114,7 +114,5 @@ def get_architecture(name: str) -> Architecture:
         ValueError: if there is no model of that name; the message lists those there are.
     """
     if name not in ARCHITECTURES:
-        raise ValueError(
-            f"Unknown model. Expected one of {', '.join(ARCHITECTURES)}. Received: name={name!r}"
-        )
+        raise ValueError(f"Unknown model. Expected one of {', '.join(ARCHITECTURES)}. Received: name={name!r}")
     return ARCHITECTURES[name]

@@ -85,9 +85,7 @@ def read_official_weights(source) -> OfficialWeights:
                 if "model_config" in file.attrs:
                     config = json.loads(file.attrs["model_config"])
     except (OSError, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"weights: {path} is no .h5, .weights.h5 or .keras file of a Keras model: {error}"
-        ) from error
+        raise ValueError(f"weights: {path} is no .h5, .weights.h5 or .keras file of a Keras model: {error}") from error
     if not tensors:
         raise ValueError(f"weights: {path} holds no tensors")
     return OfficialWeights(str(path), tensors, _has_imagenet_rescaling(config, tensors))

@@ -73,9 +73,7 @@ def conv(filters, kernel_size=1, name=None, **kwargs):
 
 def stem(x, filters, prefix="", dtype=None):
     """Convolution 3x3 with stride 2, batch norm, swish: (B, H, W, C) -> (B, H/2, W/2, filters)."""
-    x = keras.layers.ZeroPadding2D(correct_pad(x.shape[1:3], 3), dtype=dtype, name=f"{prefix}stem_conv_pad")(
-        x
-    )
+    x = keras.layers.ZeroPadding2D(correct_pad(x.shape[1:3], 3), dtype=dtype, name=f"{prefix}stem_conv_pad")(x)
     x = conv(filters, 3, strides=2, padding="valid", dtype=dtype, name=f"{prefix}stem_conv")(x)
     x = keras.layers.BatchNormalization(dtype=dtype, name=f"{prefix}stem_bn")(x)
     return keras.layers.Activation("swish", dtype=dtype, name=f"{prefix}stem_activation")(x)

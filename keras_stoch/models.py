@@ -117,11 +117,7 @@ def create_model(
 def check_size(argument: str, value) -> tuple[int, int]:
     """An int or a pair of ints of at least 32 pixels as `(height, width)`; ValueError otherwise."""
     pair = (value, value) if isinstance(value, int) else value
-    if (
-        not isinstance(pair, tuple | list)
-        or len(pair) != 2
-        or not all(isinstance(n, int) and n >= 32 for n in pair)
-    ):
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(n, int) and n >= 32 for n in pair):
         raise ValueError(
             f"{argument} must be an int or a (height, width) of ints, at least 32 pixels each. "
             f"Received: {argument}={value!r}"

@@ -66,9 +66,7 @@ def main(arguments=None) -> int:
     options = parser.parse_args(arguments)
     _import_tensorflow_quietly()
     try:
-        return {"run": run_ladder, "mutations": run_mutations, "compare": run_compare}[options.command](
-            options
-        )
+        return {"run": run_ladder, "mutations": run_mutations, "compare": run_compare}[options.command](options)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -100,7 +98,7 @@ def run_ladder(arguments) -> int:
     if not arguments.no_mutations and not given:
         print("\nPorts broken on purpose, each to be caught where it was broken:", flush=True)
         outcomes = mutations.run(paths=paths, report=_print_outcome)
-    thumbnails = ladder.make_batches(paths, ladder.Options(batch=8, steps=1, seed=options.seed), 96)[0]
+    (thumbnails,) = images.make_batches(paths, 8, (96, 96), [options.seed])
     seconds = time.perf_counter() - start
     page = report.write(rows, arguments.out, asdict(options), seconds, outcomes, thumbnails)
     failed, missed = sum(not row.passed for row in rows), sum(not o.caught for o in outcomes)
@@ -125,14 +123,10 @@ def run_mutations(arguments) -> int:
         alarms = mutations.false_alarms(
             range(arguments.seeds),
             paths,
-            lambda seed, failed: print(
-                f"{'ok   passes' if not failed else f'FAIL {failed}'}  seed {seed}", flush=True
-            ),
+            lambda seed, failed: print(f"{'ok   passes' if not failed else f'FAIL {failed}'}  seed {seed}", flush=True),
         )
     caught, false = sum(o.caught for o in outcomes), sum(bool(failed) for failed in alarms.values())
-    print(
-        f"\n{caught} of {len(outcomes)} faults caught, {false} false alarms in {len(alarms)} correct ports."
-    )
+    print(f"\n{caught} of {len(outcomes)} faults caught, {false} false alarms in {len(alarms)} correct ports.")
     return 0 if caught == len(outcomes) and not false else 1
 
 

@@ -166,9 +166,7 @@ class KerasSubject(Subject):
             if name not in arrays:
                 continue
             new = np.asarray(arrays[name]).reshape(variable.shape)
-            if not np.array_equal(
-                np.asarray(variable.value), new
-            ):  # an assignment costs far more than a look
+            if not np.array_equal(np.asarray(variable.value), new):  # an assignment costs far more than a look
                 variable.assign(new)
                 if hasattr(layer, "finalize_state"):
                     layer.finalize_state()
@@ -323,9 +321,7 @@ class KerasSubject(Subject):
 
         def replay(new):
             (x,) = new
-            return keras.ops.convert_to_numpy(
-                unit(keras.ops.convert_to_tensor(x, self.dtype), training=False)
-            )
+            return keras.ops.convert_to_numpy(unit(keras.ops.convert_to_tensor(x, self.dtype), training=False))
 
         call = Call(calls[members[0]].inputs, calls[members[-1]].output, replay)
         # Right behind its last member, to keep the order of completion.
@@ -447,23 +443,29 @@ class TorchSubject(Subject):
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return tensor.to(getattr(torch, self.dtype)) if array.dtype.kind == "f" else tensor
 
+    def _edge(self, index: int) -> str:
+        """The kind of the first (0) or last (-1) layer with weights: whether three axes are (B, C, L) or (B, L, C)."""
+        kinds = list(self.kinds().values())
+        return kinds[index] if kinds else ""
+
     def __call__(self, inputs, training=False, drop_masks=None):
 
         kwargs = {}
         if drop_masks is not None:
             kwargs["drop_masks"] = {name: self._tensor(mask) for name, mask in drop_masks.items()}
         self.model.train(training)
+        first = self._edge(0)
         if isinstance(inputs, dict):
-            return self.model(**{key: self._tensor(value) for key, value in inputs.items()}, **kwargs)
+            return self.model(**{key: self._tensor(value, first) for key, value in inputs.items()}, **kwargs)
         if not isinstance(inputs, tuple | list):
             inputs = (inputs,)
-        return self.model(*[self._tensor(value) for value in inputs], **kwargs)
+        return self.model(*[self._tensor(value, first) for value in inputs], **kwargs)
 
     def predict(self, inputs, training=False, drop_masks=None):
         import torch
 
         with torch.no_grad():
-            return naming.channels_last("", self(inputs, training, drop_masks).numpy())
+            return naming.channels_last(self._edge(-1), self(inputs, training, drop_masks).numpy())
 
     def capture(self, inputs, training=False, drop_masks=None):
         import torch
@@ -516,7 +518,7 @@ class TorchSubject(Subject):
         finally:
             for handle in handles:
                 handle.remove()
-        calls[OUTPUT] = Call((), naming.channels_last("", output.numpy()))
+        calls[OUTPUT] = Call((), naming.channels_last(self._edge(-1), output.numpy()))
         return calls
 
     def gradients(self, inputs, cotangent, drop_masks=None):
@@ -525,7 +527,7 @@ class TorchSubject(Subject):
         with self.preserved():
             self.model.zero_grad(set_to_none=True)
             output = self(inputs, True, drop_masks)
-            cotangent = naming.channels_first("", np.asarray(cotangent))
+            cotangent = naming.channels_first(self._edge(-1), np.asarray(cotangent))
             (output * torch.from_numpy(np.ascontiguousarray(cotangent)).to(output)).sum().backward()
             found = {}
             for name, short, kind, module, tensor, _ in self._each_variable():
@@ -552,9 +554,7 @@ def _in_float64(config):
 
 def is_torch(model) -> bool:
     """Whether `model` is a torch module, asked without importing torch for a Keras model."""
-    return any(
-        f"{cls.__module__}.{cls.__name__}" == "torch.nn.modules.module.Module" for cls in type(model).__mro__
-    )
+    return any(f"{cls.__module__}.{cls.__name__}" == "torch.nn.modules.module.Module" for cls in type(model).__mro__)
 
 
 def subject(model, name=None, names: naming.Rules = None, groups=()) -> Subject:
@@ -587,9 +587,7 @@ def pair(reference, candidate, names: naming.Rules = None) -> tuple[Subject, Sub
             into Keras's layer names; or "order", to pair layers by their order within each kind.
     """
     if isinstance(names, str) and names != "order":
-        raise ValueError(
-            f'names must be None, "order" or a list of (pattern, replacement). Received: {names!r}'
-        )
+        raise ValueError(f'names must be None, "order" or a list of (pattern, replacement). Received: {names!r}')
     reference, candidate = subject(reference, names=names), subject(candidate, names=names)
     torch_side = next((s for s in (reference, candidate) if s.framework == "torch"), None)
     keras_side = next((s for s in (reference, candidate) if s.framework == "keras"), None)

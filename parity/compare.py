@@ -107,9 +107,7 @@ def judge(
             inherited = max(inherited, relative_l2(expected, target, floor))
             value, allowed = relative_l2(actual, target, floor), FLOAT32_FACTOR * inherited + FLOAT32_FLOOR
         same_shape = np.shape(actual) == np.shape(target)
-        max_abs = (
-            float(np.max(np.abs(np.asarray(actual, float) - target), initial=0.0)) if same_shape else np.inf
-        )
+        max_abs = float(np.max(np.abs(np.asarray(actual, float) - target), initial=0.0)) if same_shape else np.inf
         errors.append(Error(name, value, allowed, max_abs))
     return errors
 

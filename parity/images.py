@@ -71,3 +71,10 @@ def structured_images(count: int, size: tuple[int, int], seed: int) -> np.ndarra
         picture = mixed * (shade + waves * inside + rng.normal(0, 0.03, size))[..., None]
         images.append(np.clip(np.rint(picture), 0, 255))
     return np.asarray(images, np.float32)
+
+
+def make_batches(paths, count: int, size: tuple[int, int], seeds) -> list[np.ndarray]:
+    """One batch of `count` images per seed: photographs, or structured pictures where `paths` is None."""
+    if paths:
+        return [load_images(paths, count, size, seed) for seed in seeds]
+    return [structured_images(count, size, seed) for seed in seeds]

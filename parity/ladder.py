@@ -43,9 +43,7 @@ class Options:
         for what, names, known in (("models", self.models, MODELS), ("checks", self.checks, CHECKS)):
             unknown = [name for name in names if name not in known]
             if unknown or not names:
-                raise ValueError(
-                    f"Unknown {what}: {', '.join(unknown) or 'none given'}. Known are: {', '.join(known)}"
-                )
+                raise ValueError(f"Unknown {what}: {', '.join(unknown) or 'none given'}. Known are: {', '.join(known)}")
         if self.batch < 2 or self.steps < 1:
             raise ValueError(
                 f"batch must be at least 2 (batch norm) and steps at least 1. Received: {self.batch}, {self.steps}"
@@ -56,9 +54,9 @@ def run(options: Options, report: Callable[[Row], None] = lambda row: None) -> l
     """Runs the selected checks; `report` is called with each row as it is decided."""
     rows = []
 
-    def add(model, reference, candidate, check, dtype, size, verdict):
+    def add(model, reference, candidate, check, dtype, size, function, *arguments):
         start = time.perf_counter()
-        fields = verdict()
+        fields = function(*arguments)
         row = Row(model, reference, candidate, check, dtype, size=size, **fields)
         row.seconds = round(time.perf_counter() - start, 3)
         rows.append(row)
@@ -79,23 +77,18 @@ def run(options: Options, report: Callable[[Row], None] = lambda row: None) -> l
                     "optimizer",
                     dtype,
                     f"momentum {settings['momentum']}",
-                    lambda s=settings, d=dtype: optimizer.check(s, d, options.seed),
+                    optimizer.check,
+                    settings,
+                    dtype,
+                    options.seed,
                 )
     return rows
 
 
-def make_batches(paths, options: Options, size: int) -> list:
-    """`options.steps` batches of photographs, or of structured pictures where there are none."""
-    shape = (size, size)
-    seeds = range(options.seed, options.seed + options.steps)
-    if paths:
-        return [images.load_images(paths, options.batch, shape, seed) for seed in seeds]
-    return [images.structured_images(options.batch, shape, seed) for seed in seeds]
-
-
 def _compare_packages(model, size, paths, options, add):
     """One model at one size: float64 first, which then is the truth for float32."""
-    batches = make_batches(paths, options, size)
+    seeds = range(options.seed, options.seed + options.steps)
+    batches = images.make_batches(paths, options.batch, (size, size), seeds)
     arrays, masks, truth = None, None, {}
     label = f"{size}x{size}"
     for dtype in DTYPES:
@@ -127,9 +120,10 @@ def _compare_packages(model, size, paths, options, add):
                         check,
                         dtype,
                         label,
-                        lambda s=sides, r=reference, c=candidate, k=key, f=RUNGS[check]: f(
-                            s[r], s[c], truth.get(k)
-                        ),
+                        RUNGS[check],
+                        sides[reference],
+                        sides[candidate],
+                        truth.get(key),
                     )
         wanted = "backends" in options.checks and model in BACKEND_MODELS
         if dtype == "float32" and wanted and size == MODELS[model][-1]:
@@ -141,7 +135,10 @@ def _compare_packages(model, size, paths, options, add):
                     "backends",
                     dtype,
                     label,
-                    lambda b=backend: backends.check(evidence["keras_stoch"], truth["keras_stoch", False], b),
+                    backends.check,
+                    evidence["keras_stoch"],
+                    truth["keras_stoch", False],
+                    backend,
                 )
         truth = {(package, False): side for package, side in evidence.items()}
         truth |= {(package, True): side for package, side in injected.items()}

@@ -245,9 +245,7 @@ def _(model):
     bn = model.block2a.bn
     _patch(
         bn,
-        lambda original, x: F.batch_norm(
-            x, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps
-        ),
+        lambda original, x: F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps),
     )
 
 
@@ -303,12 +301,7 @@ class Court:
 
     def __init__(self, model: str = "b0", seed: int = 0, paths=None, batch: int = 4, steps: int = 2):
         self.model, self.seed = model, seed
-        shape = (SIZE, SIZE)
-        seeds = range(seed, seed + steps)
-        if paths:
-            self.batches = [images.load_images(paths, batch, shape, s) for s in seeds]
-        else:
-            self.batches = [images.structured_images(batch, shape, s) for s in seeds]
+        self.batches = images.make_batches(paths, batch, (SIZE, SIZE), range(seed, seed + steps))
         self.keras = exhibits.build("keras_stoch", model, SIZE, "float64")
         self.reseed(seed)
 

@@ -45,9 +45,7 @@ class Terminal:
     def row(self, row: Row) -> None:
         sides = f"{row.reference} ~ {row.candidate}"
         verdict = "ok" if row.passed else "FAIL"
-        where = (
-            (row.worst or "") if row.passed else f"first: {row.first_divergence or '-'}; {row.message[:200]}"
-        )
+        where = (row.worst or "") if row.passed else f"first: {row.first_divergence or '-'}; {row.message[:200]}"
         self.write(
             f"{verdict:5}{row.model:10} {row.size:13} {row.dtype:8} {sides:36} {row.check:14}"
             f" {number(row.value):>8}  {number(row.tolerance):>8}  {where}"
@@ -132,8 +130,7 @@ def depth_figures(rows: list[Row]) -> dict[str, str]:
         if row.check == "forward" and row.details.get("errors"):
             groups.setdefault((row.model, row.size, row.reference, row.candidate), []).append(row)
     return {
-        re.sub(r"[^a-z0-9]+", "-", "-".join(key).lower()): _depth_figure(key, group)
-        for key, group in groups.items()
+        re.sub(r"[^a-z0-9]+", "-", "-".join(key).lower()): _depth_figure(key, group) for key, group in groups.items()
     }
 
 
@@ -153,11 +150,7 @@ def _depth_figure(key, rows) -> str:
         bad = [i for i, e in enumerate(errors) if not e[1] <= e[2]]
         axes.plot(bad, np.maximum(values[bad], 1e-17), "x", color="#b3261e", ms=4)
     names = [e[0] for e in rows[0].details["errors"]]
-    marks = [
-        i
-        for i, n in enumerate(names)
-        if re.fullmatch(r"(detail_)?(stem_conv|block\d+a|top_conv|predictions)", n)
-    ]
+    marks = [i for i, n in enumerate(names) if re.fullmatch(r"(detail_)?(stem_conv|block\d+a|top_conv|predictions)", n)]
     marks = [m for m, after in zip(marks, [*marks[1:], 10**9], strict=True) if after - m > len(names) / 40]
     axes.set_xlim(-1, len(names))
     axes.set_xticks(marks, [names[i] for i in marks], rotation=45, ha="right", fontsize=7)
@@ -218,18 +211,12 @@ def render(rows: list[Row], document: dict, figures: dict[str, str], outcomes=()
     else:
         verdict, text = "", f"Faithful: all {len(rows)} checks passed"
     worst = max(
-        (
-            r.value
-            for r in rows
-            if r.dtype == "float64" and r.measure.startswith("relative") and r.value is not None
-        ),
+        (r.value for r in rows if r.dtype == "float64" and r.measure.startswith("relative") and r.value is not None),
         default=None,
     )
     parts.append(f"<div class='verdict {verdict}'><h1>{text}</h1>")
     if worst is not None:
-        parts.append(
-            f"<p>Largest error in float64: <b>{number(worst)}</b>, relative to the tensor it stands in.</p>"
-        )
+        parts.append(f"<p>Largest error in float64: <b>{number(worst)}</b>, relative to the tensor it stands in.</p>")
     if outcomes:
         parts.append(f"<p>Planted faults caught where they were planted: <b>{len(outcomes) - len(missed)} of "
                      f"{len(outcomes)}</b>.</p>")  # fmt: skip
@@ -237,9 +224,7 @@ def render(rows: list[Row], document: dict, figures: dict[str, str], outcomes=()
     parts.append(f"<p class=dim>{document['seconds']:.0f} s, on {source}</p></div>")
 
     if failed:
-        parts.append(
-            "<h2>What failed</h2><p>Start at the top: a fault on a low rung shows on those above too.</p>"
-        )
+        parts.append("<h2>What failed</h2><p>Start at the top: a fault on a low rung shows on those above too.</p>")
         body = "".join(
             f"<tr><td>{e(r.model)} {e(r.size)}<td>{e(r.reference)} ~ {e(r.candidate)}<td>{r.dtype}<td>{r.check}"
             f"<td><code>{e(r.first_divergence or '-')}</code><td class=n>{number(r.value)}"
@@ -272,8 +257,7 @@ def render(rows: list[Row], document: dict, figures: dict[str, str], outcomes=()
         parts.append("<p class=pictures>" + "".join(_image(t) for t in thumbnails) + "</p>")
     facts = document["environment"] | {k: v for k, v in document["options"].items() if v is not None}
     body = "".join(
-        f"<tr><td>{e(k)}<td>{e(', '.join(v) if isinstance(v, list | tuple) else str(v))}"
-        for k, v in facts.items()
+        f"<tr><td>{e(k)}<td>{e(', '.join(v) if isinstance(v, list | tuple) else str(v))}" for k, v in facts.items()
     )
     parts.append(_table("what|value", body))
     parts.append("<p>float64: the candidate may differ from the reference by 1e-10 of a tensor's norm. float32: its "
@@ -300,17 +284,11 @@ def _ladder(rows: list[Row]) -> str:
             if row is None:
                 cells.append("<td class=none>&middot;")
                 continue
-            title = html.escape(
-                f"allowed {number(row.tolerance)}, worst {row.worst}, {row.seconds:.1f} s", quote=True
-            )
+            title = html.escape(f"allowed {number(row.tolerance)}, worst {row.worst}, {row.seconds:.1f} s", quote=True)
             mark = "" if row.passed else "&#10007; "
-            cells.append(
-                f"<td class='n {'ok' if row.passed else 'bad'}' title='{title}'>{mark}{number(row.value)}"
-            )
+            cells.append(f"<td class='n {'ok' if row.passed else 'bad'}' title='{title}'>{mark}{number(row.value)}")
         body.append("<tr>" + "".join(f"<td class=k>{html.escape(part)}" for part in key) + "".join(cells))
-    return _table(
-        "|".join(["model", "size", "pair", "type", *(c.replace("_", " ") for c in checks)]), "".join(body)
-    )
+    return _table("|".join(["model", "size", "pair", "type", *(c.replace("_", " ") for c in checks)]), "".join(body))
 
 
 def _worst(rows: list[Row], count: int = 15) -> str:

@@ -89,9 +89,7 @@ def transfer(source: Subject, target: Subject, strict: bool = True) -> TransferR
     return report
 
 
-def torch_to_keras(
-    torch_model, keras_model, names: naming.Rules = None, strict: bool = True
-) -> TransferReport:
+def torch_to_keras(torch_model, keras_model, names: naming.Rules = None, strict: bool = True) -> TransferReport:
     """Copies the weights and statistics of a torch module into a Keras model.
 
     Args:
@@ -111,9 +109,7 @@ def torch_to_keras(
     return transfer(source, target, strict)
 
 
-def keras_to_torch(
-    keras_model, torch_model, names: naming.Rules = None, strict: bool = True
-) -> TransferReport:
+def keras_to_torch(keras_model, torch_model, names: naming.Rules = None, strict: bool = True) -> TransferReport:
     """Copies the weights and statistics of a Keras model into a torch module; see `torch_to_keras`."""
     source, target = pair(keras_model, torch_model, names)
     return transfer(source, target, strict)

@@ -86,11 +86,7 @@ def load_official_weights(model: nn.Module, source) -> LoadReport:
     A source without top leaves `predictions` as initialised; any other missing or misshapen tensor is an error.
     """
     official = read_official_weights(source)
-    state = {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     headless = not any(name.startswith("predictions/") for name in official.tensors)
     ready, problems, kept, used = {}, [], [], set()
     for name, tensor in state.items():

@@ -21,9 +21,7 @@ class Conv2d(nn.Conv2d):
     (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
-    def __init__(
-        self, in_channels, out_channels, kernel_size=1, stride=1, groups=1, bias=False, activation=None
-    ):
+    def __init__(self, in_channels, out_channels, kernel_size=1, stride=1, groups=1, bias=False, activation=None):
         super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias)
         self.activation = activation
 

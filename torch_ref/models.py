@@ -92,18 +92,14 @@ def create_model(
     architecture = get_architecture(name)
     sizes = (low_res, low_res) if isinstance(low_res, int) else low_res
     if sizes is not None and (len(sizes) != 2 or not all(isinstance(n, int) and n >= 32 for n in sizes)):
-        raise ValueError(
-            f"low_res must be an int or a (height, width) of ints, at least 32. Received: {low_res!r}"
-        )
+        raise ValueError(f"low_res must be an int or a (height, width) of ints, at least 32. Received: {low_res!r}")
     for argument, rate in (("dropout", dropout), ("drop_connect", drop_connect)):
         if not isinstance(rate, int | float) or not 0 <= rate < 1:
             raise ValueError(f"{argument} must be a number in [0, 1). Received: {argument}={rate!r}")
     if not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(f"num_classes must be a positive int. Received: num_classes={num_classes!r}")
     if activation is not None and not callable(activation):
-        raise ValueError(
-            f"activation must be callable, e.g. torch.sigmoid. Received: activation={activation!r}"
-        )
+        raise ValueError(f"activation must be callable, e.g. torch.sigmoid. Received: activation={activation!r}")
     official = None if weights is None else read_official_weights(weights)
     if imagenet_rescaling is None:
         imagenet_rescaling = official is not None and official.imagenet_rescaling

@@ -10,9 +10,9 @@ class RMSprop(torch.optim.Optimizer):
         m <- momentum m + lr g / sqrt(v + eps)
         w <- w - m
 
-    `torch.optim.RMSprop` divides by `sqrt(v) + eps` instead. Where gradients are small against sqrt(eps) the two
-    take steps of another size: for g = 0 in exact arithmetic neither moves, for g = 1e-6 and eps = 1e-8 the first
-    step is about ten times larger in torch.
+    `torch.optim.RMSprop` divides by `sqrt(v) + eps` instead. The two take the same steps while sqrt(v) is far above
+    sqrt(eps), and very different ones below: for a constant gradient of 1e-6 and eps 1e-8, torch's first step is 909
+    times as large (measured in tests/torch_ref/test_training.py).
 
     Args:
         params: iterable of parameters or parameter groups.

@@ -55,9 +55,7 @@ def check(reference, truth, backend: str) -> dict:
 
 
 def _both(evidence) -> dict[str, np.ndarray]:
-    training = {
-        f"{name} (training)": array for name, array in evidence.training.items() if "step" not in name
-    }
+    training = {f"{name} (training)": array for name, array in evidence.training.items() if "step" not in name}
     return evidence.activations | {name: array for name, array in training.items() if "moving" not in name}
 
 

@@ -1,0 +1,75 @@
+"""Fixtures shared by all tests. Frameworks get two threads at most, so that two workers do not fight."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import numpy as np
+import pytest
+
+
+def pytest_configure(config):
+    """Under pytest-xdist every worker keeps to one core; two that each take both are slower than one."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        import tensorflow as tf
+        import torch
+
+        torch.set_num_threads(1)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[Path]:
+    """Paths of real dermoscopic photographs, from the folder that ISIC_SAMPLE names."""
+    folder = os.environ.get("ISIC_SAMPLE")
+    if not folder:
+        pytest.skip("needs real photographs: set ISIC_SAMPLE to a folder with images/")
+    from parity.images import find_images
+
+    return find_images(Path(folder) / "images")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def official_b0():
+    """The official B0 at 64x64 with one logit and no weights at their initial values."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model = keras.applications.EfficientNetB0(
+        weights=None, classes=1, classifier_activation=None, input_shape=(64, 64, 3)
+    )
+    return shake(model)
+
+
+def shake(model):
+    """Gives every weight of a Keras model a value that it does not have by default."""
+    rng = np.random.default_rng(0)
+    model.set_weights(
+        [
+            w
+            if w.dtype.kind == "i"
+            else np.float32(w * rng.uniform(0.8, 1.2, w.shape) + 0.01 * rng.uniform(size=w.shape))
+            for w in model.get_weights()
+        ]
+    )
+    for layer in model.layers:
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+    return model
+
+
+@pytest.fixture(scope="session")
+def images():
+    """Two structured 64x64 pictures, float32, values 0-255."""
+    from parity.images import structured_images
+
+    return structured_images(2, (64, 64), seed=1)

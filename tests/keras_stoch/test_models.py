@@ -1,0 +1,161 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_stoch
+import keras_stoch.layers
+from keras_stoch.architectures import ARCHITECTURES
+
+OFFICIAL = {"b0": keras.applications.EfficientNetB0, "b4": keras.applications.EfficientNetB4}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("num_classes", [1, 7])
+def test_counts_and_names_are_the_official_ones(name, num_classes):
+    official = OFFICIAL[name](weights=None, classes=num_classes)
+    model = keras_stoch.create_model(name, num_classes=num_classes)
+    assert model.count_params() == official.count_params()
+    assert [w.shape for w in model.trainable_weights] == [w.shape for w in official.trainable_weights]
+    ours, theirs = ([layer.name for layer in m.layers] for m in (model, official))
+    assert ours[3:] == theirs[3:]  # the first three, input and rescaling, are unnamed in the official model
+
+
+def test_published_parameter_counts():
+    assert keras_stoch.create_model("b0").count_params() == 4_050_852
+    assert keras_stoch.create_model("b4").count_params() == 17_675_616
+
+
+@pytest.mark.parametrize("size", [64, 75])
+def test_equals_the_official_model_bit_for_bit(size, official_b0, rng):
+    official = keras.applications.EfficientNetB0(
+        weights=None, classes=1, classifier_activation=None, input_shape=(size, size, 3)
+    )
+    official.set_weights(official_b0.get_weights())
+    next(layer for layer in official.layers if isinstance(layer, keras.layers.Normalization)).finalize_state()
+    model = keras_stoch.create_model("b0", size, weights=official)
+    x = rng.uniform(0, 255, (2, size, size, 3)).astype("float32")
+    np.testing.assert_array_equal(model(x), official(x))
+
+
+def test_initialisers_are_the_official_ones():
+    official = keras.applications.EfficientNetB0(weights=None, classes=3)
+    model = keras_stoch.create_model("b0", num_classes=3)
+    for layer in official.layers:
+        for attribute in ("kernel_initializer", "depthwise_initializer"):
+            if hasattr(layer, attribute) and getattr(layer, attribute) is not None:
+                ours = getattr(model.get_layer(layer.name), attribute).get_config()
+                theirs = getattr(layer, attribute).get_config()
+                ours.pop("seed"), theirs.pop("seed")
+                assert ours == theirs, layer.name
+
+
+def test_save_and_load(tmp_path, images, official_b0):
+    model = keras_stoch.create_model("b0", 64, weights=official_b0)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert type(again) is keras_stoch.EfficientNet
+    np.testing.assert_array_equal(again(images), model(images))
+    assert [layer.name for layer in again.layers] == [layer.name for layer in model.layers]
+
+
+def test_uint8_and_float_pixels_give_the_same(images, official_b0):
+    model = keras_stoch.create_model("b0", 64, weights=official_b0)
+    np.testing.assert_array_equal(model(images.astype("uint8")), model(images))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(policy, images, official_b0):
+    exact = keras_stoch.create_model("b0", 64, weights=official_b0)
+    mixed = keras_stoch.create_model("b0", 64, weights=official_b0, dtype=policy)
+    assert mixed.get_layer("stem_conv").compute_dtype == policy.removeprefix("mixed_")
+    assert mixed.get_layer("stem_conv").kernel.dtype == "float32"
+    logits = mixed(images)
+    assert logits.dtype == "float32"
+    np.testing.assert_allclose(logits, exact(images), atol=0.05)
+
+
+def test_summary_names_the_layers(capsys):
+    keras_stoch.create_model("b0", 64).summary(print_fn=lambda line, *_, **__: print(line))
+    assert "block7a_project_bn" in capsys.readouterr().out
+
+
+def test_drop_masks_are_obeyed(images, official_b0):
+    model = keras_stoch.create_model("b0", 64, weights=official_b0, drop_connect=0.5)
+    drops = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert len(drops) == 10  # nine residual blocks and the top
+    keep = {layer.name: np.ones((2, 1, 1, 1)) for layer in drops}
+    keep["top_dropout"] = np.ones((2, 1))
+    first = {**keep, "block6d_drop": np.array([1.0, 0.0]).reshape(2, 1, 1, 1)}
+
+    # By hand: masked and scaled by the keep probability at one layer, scaled alone at the others.
+    layer = model.get_layer("block6d_drop")
+    x = np.random.default_rng(0).normal(size=(2, 2, 2, 192)).astype("float32")
+    np.testing.assert_allclose(
+        layer(x, training=True, drop_masks=first),
+        x * np.array([1.0, 0.0]).reshape(2, 1, 1, 1) / (1 - layer.rate),
+        rtol=1e-6,
+    )
+    np.testing.assert_array_equal(layer(x, training=False, drop_masks=first), x)
+    a, b, c = (np.asarray(model(images, training=True, drop_masks=m)) for m in (keep, first, first))
+    assert not np.allclose(a, b)
+    np.testing.assert_allclose(b, c, rtol=1e-5)
+
+
+def test_drawn_masks_have_the_right_rate():
+    layer = keras_stoch.layers.Dropout(0.3, noise_shape=(None, 1, 1, 1), seed=1)
+    y = np.asarray(layer(np.ones((4000, 2, 2, 1), "float32"), training=True))
+    assert set(np.unique(y.round(4))) == {0.0, np.float32(1 / 0.7).round(4)}
+    assert (y == y[:, :1, :1]).all()
+    # Binomial: four standard deviations around the expected fraction.
+    assert abs((y[:, 0, 0, 0] == 0).mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 4000)
+
+
+def test_gradients_reach_every_weight(images):
+    import tensorflow as tf
+
+    model = keras_stoch.create_model("b0-stem64", 64)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(images, training=True) ** 2)
+    gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
+    assert all(g is not None for g in gradients)
+    assert np.isfinite([float(tf.norm(g)) for g in gradients]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "b9"}, r"Expected one of b0, b0-stem64, b4.*Received: name='b9'"),
+        ({"name": "b0", "low_res": 31}, "at least 32 pixels.*Received: low_res=31"),
+        ({"name": "b0", "low_res": (64, 64, 3)}, "Received: low_res="),
+        ({"name": "b0", "low_res": 64.0}, "Received: low_res=64.0"),
+        ({"name": "b0", "dropout": 1.0}, r"dropout must be a number in \[0, 1\)"),
+        ({"name": "b0", "drop_connect": -0.1}, "drop_connect must be"),
+        ({"name": "b0", "num_classes": 0}, "num_classes must be a positive int"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        keras_stoch.create_model(**arguments)
+
+
+def test_rectangles():
+    model = keras_stoch.create_model("b0", (64, 96))
+    assert model.input_shape == (None, 64, 96, 3)
+    assert model(np.zeros((1, 64, 96, 3))).shape == (1, 1)
+
+
+def test_importing_is_light():
+    import subprocess
+    import sys
+
+    code = "import keras_stoch, sys; sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'torch')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_rows_of_the_table(name):
+    architecture = ARCHITECTURES[name]
+    blocks = architecture.blocks
+    assert len({block.name for block in blocks}) == len(blocks) == {"b0": 16, "b0-stem64": 16, "b4": 32}[name]
+    assert [b.drop_fraction for b in blocks] == [i / len(blocks) for i in range(len(blocks))]
+    assert sum(block.strides == 2 for block in blocks) == 4

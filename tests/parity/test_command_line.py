@@ -1,0 +1,131 @@
+import json
+
+import pytest
+
+from parity.__main__ import main
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The ladder at a size that takes seconds."""
+    from parity import ladder
+
+    monkeypatch.setattr(ladder, "MODELS", {"b0": (64,), "b4": (64,)})
+
+
+def test_run_on_photographs_writes_a_report(small, photographs, tmp_path, capsys):
+    folder = photographs[0].parents[1]
+    code = main(
+        [
+            "run",
+            "--models",
+            "b0",
+            "--checks",
+            "configuration",
+            "forward",
+            "--images",
+            str(folder),
+            "--seed",
+            "3",
+            "--out",
+            str(tmp_path),
+        ]
+    )
+    assert code == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["passed"]
+    assert len(report["checks"]) == 2 * 3 * 2  # types, pairs, checks
+    for row in report["checks"]:
+        assert {"model", "reference", "candidate", "check", "dtype", "passed", "measure", "value", "tolerance"} <= set(
+            row
+        )
+        assert "worst" in row
+        assert "first_divergence" in row
+    page = (tmp_path / "report.html").read_text()
+    assert "Faithful: all 12 checks passed" in page
+    assert page.count("<svg") == 3
+    assert "http" not in page.split("</style>")[1].replace("http://www.w3.org", "").replace("http://purl", "").replace(
+        "https://matplotlib.org", ""
+    )
+    assert "12 of 12 checks passed" in capsys.readouterr().out
+
+
+def test_a_failed_check_exits_with_1_and_says_where(small, tmp_path, capsys, monkeypatch):
+    from parity import exhibits
+
+    build = exhibits.build
+
+    def broken(package, *args, **kwargs):
+        subject = build(package, *args, **kwargs)
+        if package == "torch_ref":
+            subject.model.block3a.bn.eps = 1e-5
+        return subject
+
+    monkeypatch.setattr(exhibits, "build", broken)
+    code = main(["run", "--models", "b0", "--checks", "forward", "--out", str(tmp_path)])
+    assert code == 1
+    out = capsys.readouterr().out
+    assert "FAIL" in out
+    assert "first: block3a_bn" in out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert not report["passed"]
+    assert {row["first_divergence"] for row in report["checks"] if not row["passed"]} == {"block3a_bn"}
+    assert "Not faithful" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--models", "b9"], "Unknown models: b9. Known are: b0, b0-stem64, b4"),
+        (["run", "--checks", "luck"], "Unknown checks: luck. Known are: configuration, structure"),
+        (["run", "--images", "nowhere"], "no such folder: nowhere"),
+        (["mutations", "--names", "luck"], "Unknown mutation: luck"),
+        (["compare", "a", "b", "--input", "2,3"], "Expected module:function. Received: a"),
+        (["compare", "no_such_module:f", "b:g", "--input", "2,3"], "No module 'no_such_module'"),
+        (["compare", "json:f", "b:g", "--input", "2,3"], "Module 'json' has no function 'f'"),
+    ],
+)
+def test_wrong_arguments_exit_with_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+PAIR = """
+import keras
+from torch import nn
+
+def make_torch():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+
+def make_keras(slope=0.0):
+    x = keras.Input((16, 16, 3))
+    y = keras.layers.Conv2D(4, 3, name="conv")(x)
+    return keras.Model(x, keras.layers.ReLU(negative_slope=slope, name="relu")(y))
+
+def make_wrong():
+    return make_keras(0.01)
+"""
+
+
+def test_compare_a_strangers_port(tmp_path, monkeypatch, capsys):
+    (tmp_path / "their_models.py").write_text(PAIR)
+    monkeypatch.chdir(tmp_path)
+    common = ["--input", "2,16,16,3", "--names", "^0$=conv", "^1$=relu", "--transfer"]
+    assert main(["compare", "their_models:make_torch", "their_models:make_keras", *common]) == 0
+    assert "Equal on every rung" in capsys.readouterr().out
+    assert main(["compare", "their_models:make_torch", "their_models:make_wrong", *common]) == 1
+    assert "They part on the rung 'forward' at relu" in capsys.readouterr().out
+    bad = ["compare", "their_models:make_torch", "their_models:make_keras", "--input", "2,x"]
+    assert main(bad) == 2
+    assert "--input takes positive whole numbers" in capsys.readouterr().err
+
+
+def test_backends_rung(small, tmp_path):
+    pytest.importorskip("jax")
+    code = main(["run", "--models", "b0", "--checks", "backends", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "report.json").read_text())["checks"]
+    assert [row["candidate"] for row in rows] == ["keras_stoch on jax", "keras_stoch on torch"]
+    assert code == 0, rows
+    names = [name for name, *_ in rows[0]["details"]["errors"]]
+    assert "block3b_add" in names
+    assert "predictions (training)" in names

@@ -1,0 +1,43 @@
+"""The ladder must catch every planted fault where it was planted, and raise no alarm on correct ports."""
+
+import pytest
+
+from parity import mutations
+from parity.checks import RUNGS, optimizer
+
+
+@pytest.fixture(scope="module")
+def courts():
+    return {}
+
+
+@pytest.mark.parametrize("mutation", mutations.MUTATIONS, ids=lambda m: m.name.replace(" ", "-"))
+def test_every_fault_is_caught_where_it_was_planted(mutation, courts):
+    if mutation.optimizer is not None:
+        verdict = optimizer.check(optimizer.SETTINGS[0], make_optimizer=mutation.optimizer)
+        assert not verdict["passed"]
+        return
+    if mutation.model not in courts:
+        courts[mutation.model] = mutations.Court(mutation.model)
+    verdicts = courts[mutation.model].judge(mutation.apply)
+    failed = {rung: v["first_divergence"] for rung, v in verdicts.items() if not v["passed"]}
+    assert next(iter(failed.items()), None) == (mutation.rung, mutation.layer), failed
+
+
+def test_there_are_enough_and_every_rung_has_one():
+    assert len(mutations.MUTATIONS) >= 15
+    assert len({m.name for m in mutations.MUTATIONS}) == len(mutations.MUTATIONS)
+    # Isolated comparison localises what the accumulated one has found; it never stands first.
+    assert {m.rung for m in mutations.MUTATIONS} == {*RUNGS, "optimizer"} - {"isolated"}
+
+
+@pytest.mark.slow
+def test_twenty_correct_ports_raise_no_alarm():
+    alarms = mutations.false_alarms(range(20))
+    assert len(alarms) == 20
+    assert not any(alarms.values()), alarms
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="Unknown mutation: no such"):
+        mutations.run(["no such"])
