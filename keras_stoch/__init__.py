@@ -3,17 +3,24 @@
 Names are loaded on first use, so that `import keras_stoch` costs nothing.
 """
 
+import sys
 from importlib import import_module
 
 _EXPORTS = {
     "ARCHITECTURES": "architectures",
     "EfficientNet": "models",
     "create_model": "models",
+    "load_model": "models",
     "load_official_weights": "checkpoints",
     "read_official_weights": "checkpoints",
 }
 __all__ = sorted(_EXPORTS)
 __version__ = "0.1.0"
+
+
+# Keras can only load a saved model whose classes are registered. Where Keras is there already, registering is cheap.
+if "keras" in sys.modules:
+    import_module("keras_stoch.models")
 
 
 def __getattr__(name):

@@ -114,6 +114,16 @@ def create_model(
     return model
 
 
+def load_model(path, **kwargs) -> keras.Model:
+    """`keras.models.load_model` with this package's layers known to it, in whatever order things were imported.
+
+    Args:
+        path: of a `.keras` file.
+        **kwargs: passed on.
+    """
+    return keras.models.load_model(path, **kwargs)
+
+
 def check_size(argument: str, value) -> tuple[int, int]:
     """An int or a pair of ints of at least 32 pixels as `(height, width)`; ValueError otherwise."""
     pair = (value, value) if isinstance(value, int) else value

@@ -46,12 +46,18 @@ def check(reference, truth, backend: str) -> dict:
                 "measure": "relative L2",
                 "value": None,
                 "tolerance": None,
-                "message": f"the process failed: {process.stderr.strip()[-500:]}",
+                "message": f"the process failed: {_last_error(process.stderr)}",
             }
         with np.load(folder / "outputs.npz") as file:
             candidate = dict(file)
     errors = judge(_both(reference), candidate, _both(truth))
     return {"measure": "relative L2"} | summarise(errors)
+
+
+def _last_error(stderr: str) -> str:
+    """The line that names the exception, without what Keras may have appended to it."""
+    lines = [line for line in stderr.splitlines() if line and not line.startswith((" ", "\t"))]
+    return (lines[-1] if lines else "without a word")[:300]
 
 
 def _both(evidence) -> dict[str, np.ndarray]:
@@ -61,12 +67,11 @@ def _both(evidence) -> dict[str, np.ndarray]:
 
 def main(folder: str) -> None:
     """In the other process: run the model, write its activations."""
-    import keras
-
+    import keras_stoch
     from parity.capture import KerasSubject, block_names
 
     folder = Path(folder)
-    subject = KerasSubject(keras.models.load_model(folder / "model.keras"))
+    subject = KerasSubject(keras_stoch.load_model(folder / "model.keras"))
     subject.groups = block_names(subject)
     inputs = np.load(folder / "inputs.npy")
     found = {name: call.output for name, call in subject.capture(inputs).items()}

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -56,6 +59,15 @@ def test_save_and_load(tmp_path, images, official_b0):
     assert type(again) is keras_stoch.EfficientNet
     np.testing.assert_array_equal(again(images), model(images))
     assert [layer.name for layer in again.layers] == [layer.name for layer in model.layers]
+
+
+@pytest.mark.parametrize("imports", ["import keras, keras_stoch", "import keras_stoch, keras"])
+def test_a_fresh_process_loads_a_saved_model(tmp_path, imports):
+    keras_stoch.create_model("b0", 64).save(tmp_path / "model.keras")
+    load = "keras.models" if imports.startswith("import keras,") else "keras_stoch"
+    code = f"{imports}; print({load}.load_model({str(tmp_path / 'model.keras')!r}).name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "b0", done.stderr
 
 
 def test_uint8_and_float_pixels_give_the_same(images, official_b0):
@@ -145,9 +157,6 @@ def test_rectangles():
 
 
 def test_importing_is_light():
-    import subprocess
-    import sys
-
     code = "import keras_stoch, sys; sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
