@@ -9,6 +9,7 @@ from importlib import import_module
 _EXPORTS = {
     "ARCHITECTURES": "architectures",
     "EfficientNet": "models",
+    "StochasticConv2D": "layers",
     "create_model": "models",
     "load_model": "models",
     "load_official_weights": "checkpoints",

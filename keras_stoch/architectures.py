@@ -56,12 +56,18 @@ class Architecture:
         depth: factor on every stage's number of blocks.
         low_res: height and width in pixels of the low-resolution input the model is made for.
         stem_factor: factor on the stem's channels (2 for the baseline of equal cost to the stochastic stem).
+        join: where the detail branch, which sees the high-resolution image through a stochastic stem, is
+            concatenated to the global one: after the "stem", after a block of that name, or after "avg_pool". Up to
+            there the model exists twice, from there on once. None for a model without detail branch.
+        high_res: height and width in pixels of the high-resolution input.
     """
 
     width: float
     depth: float
     low_res: int
     stem_factor: int = 1
+    join: str | None = None
+    high_res: int = 1024
 
     @property
     def stem_filters(self) -> int:
@@ -104,6 +110,10 @@ ARCHITECTURES = {
     "b0": Architecture(width=1.0, depth=1.0, low_res=224),
     "b0-stem64": Architecture(width=1.0, depth=1.0, low_res=224, stem_factor=2),
     "b4": Architecture(width=1.4, depth=1.8, low_res=380),
+    "stem-b0": Architecture(width=1.0, depth=1.0, low_res=224, join="stem"),  # section 4.1.2
+    "stem-b4": Architecture(width=1.4, depth=1.8, low_res=380, join="stem"),
+    "skip-b0": Architecture(width=1.0, depth=1.0, low_res=224, join="block3b"),  # section 4.1.3: five blocks twice
+    "split-b0": Architecture(width=1.0, depth=1.0, low_res=224, join="avg_pool"),  # section 4.1.4
 }
 
 

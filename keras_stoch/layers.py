@@ -1,9 +1,12 @@
 """The layers that Keras does not have, and the pieces of EfficientNet built from those it has."""
 
 import keras
+import numpy as np
 from keras import ops
 
+from keras_stoch import stochastic
 from keras_stoch.architectures import SQUEEZE_RATIO, Block
+from keras_stoch.windows import check_fits, draw_windows, window_size
 
 # The initialisers of keras.applications.EfficientNet.
 CONV_INITIALIZER = {
@@ -49,6 +52,214 @@ class Dropout(keras.layers.Dropout):
         return inputs * keep / (1.0 - self.rate)
 
 
+@keras.saving.register_keras_serializable("keras_stoch")
+class StochasticConv2D(keras.layers.Layer):
+    """Convolves every output channel's kernel over its own random window of a high-resolution image.
+
+    The window of a kernel is just large enough, (output_size - 1) * strides + kernel_size, to give a map of
+    `output_size` without padding; where it lies is drawn anew on every call, in training and at inference alike. The
+    cost is that of a convolution over an image of the window's size, however large the image is.
+
+    Because nothing is padded, input normalisation folds exactly into kernel and bias: with `rescale` and `normalize`
+    the layer reads uint8 pixels as they are, a quarter of the memory traffic of float32.
+
+    Args:
+        filters: int, number of output channels.
+        kernel_size: int or (rows, columns).
+        output_size: int or (rows, columns), size of the output maps.
+        strides: int or (rows, columns).
+        window_sharing: "batch" (all images of a batch share one draw, as in the paper's experiments) or "image"
+            (every image has its own, as the paper intended).
+        implementation: "auto", or one of "naive", "slices", "gather", "taps", see `keras_stoch.stochastic`. All
+            give the same result.
+        activation: name of an activation or a function; None for none.
+        use_bias: whether to add a bias.
+        kernel_initializer, bias_initializer: initialisers.
+        rescale: float, factor on the pixels, 1/255 for pixels from 0 to 255.
+        normalize: whether to subtract a mean and divide by a standard deviation per channel after rescaling. They
+            are non-trainable weights `mean` and `variance`, 0 and 1 until set.
+        image_gradient: whether gradients flow back to the image. Off by default: the images are data.
+        seed: int, for reproducible draws.
+
+    Call arguments:
+        images: uint8 or float tensor.
+        windows: int32 tensor of (top, left) offsets to use instead of a draw, `(filters, 2)` or
+            `(batch, filters, 2)`. May be passed to a whole `EfficientNet`.
+
+    Input shape: `(batch, height, width, channels)`, height and width at least the window's.
+    Output shape: `(batch, *output_size, filters)`.
+
+    Raises:
+        ValueError: for arguments out of range, and when an image is smaller than the window.
+
+    Example:
+
+    >>> layer = StochasticConv2D(32, 3, output_size=112, strides=2, rescale=1 / 255)
+    >>> layer(photographs).shape  # photographs: (8, 1024, 1024, 3), uint8
+    (8, 112, 112, 32)
+
+    Reference: sections 3.2.1 and 4.2.3 of the paper.
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        output_size,
+        strides=1,
+        window_sharing="batch",
+        implementation="auto",
+        activation=None,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        rescale=1.0,
+        normalize=False,
+        image_gradient=False,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(filters, int) or filters < 1:
+            raise ValueError(f"filters must be a positive int. Received: filters={filters!r}")
+        self.filters = filters
+        self.kernel_size = _pair("kernel_size", kernel_size)
+        self.output_size = _pair("output_size", output_size)
+        self.strides = _pair("strides", strides)
+        if window_sharing not in ("batch", "image"):
+            raise ValueError(f'window_sharing must be "batch" or "image". Received: window_sharing={window_sharing!r}')
+        self.window_sharing = window_sharing
+        known = ("auto", *stochastic.IMPLEMENTATIONS)
+        if implementation not in known:
+            raise ValueError(
+                f"implementation must be one of {', '.join(known)}. Received: implementation={implementation!r}"
+            )
+        if implementation == "taps" and image_gradient:
+            raise ValueError('implementation="taps" has no gradient for the image. Received: image_gradient=True')
+        if implementation == "taps" and keras.config.backend() != "tensorflow":
+            raise ValueError(
+                f'implementation="taps" needs the TensorFlow backend. The backend is {keras.config.backend()!r}'
+            )
+        self.implementation = implementation
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.rescale = float(rescale)
+        self.normalize = normalize
+        self.image_gradient = image_gradient
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+        self._register_call_context_args("windows")
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width in pixels of the window each kernel is convolved over."""
+        return window_size(self.output_size, self.kernel_size, self.strides)
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(f"The number of channels must be known. Received: input_shape={input_shape}")
+        check_fits(input_shape[1:3], self.window)
+        self.kernel = self.add_weight(
+            name="kernel", shape=(*self.kernel_size, channels, self.filters), initializer=self.kernel_initializer
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer=self.bias_initializer)
+        if self.normalize:
+            for name, value in (("mean", "zeros"), ("variance", "ones")):
+                weight = self.add_weight(name=name, shape=(channels,), initializer=value, trainable=False)
+                setattr(self, name, weight)
+        self.built = True
+
+    def draw_windows(self, image_size, batch=None):
+        """Draws windows for images of this size, as a call without `windows=` does.
+
+        Args:
+            image_size: (height, width) in pixels.
+            batch: number of images; needed with window_sharing="image".
+
+        Returns:
+            int32 tensor (filters, 2), or (batch, filters, 2).
+        """
+        batch = batch if self.window_sharing == "image" else None
+        return draw_windows(image_size, self.window, self.filters, batch, self.seed_generator)
+
+    def call(self, images, windows=None):
+        check_fits(images.shape[1:3], self.window)
+        if windows is None:
+            windows = self.draw_windows(images.shape[1:3], ops.shape(images)[0])
+        else:
+            windows = ops.cast(windows, "int32")
+            if len(windows.shape) not in (2, 3) or tuple(windows.shape[-2:]) != (self.filters, 2):
+                raise ValueError(
+                    f"windows must have the shape ({self.filters}, 2) or (batch, {self.filters}, 2). "
+                    f"Received: {tuple(windows.shape)}"
+                )
+        if not self.image_gradient:
+            images = ops.stop_gradient(images)
+        kernel, bias = self._folded()
+        name = self.implementation
+        if name == "auto":
+            name = stochastic.choose(self.image_gradient)
+        outputs = stochastic.IMPLEMENTATIONS[name](images, kernel, windows, self.strides, self.output_size)
+        if bias is not None:
+            outputs = outputs + ops.cast(bias, outputs.dtype)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _folded(self):
+        """Kernel and bias for raw pixels: sum k ((a x - m) / s) + b = sum (k a / s) x + (b - sum k m / s).
+
+        Computed in the type of the weights, float32 under mixed precision, and rounded to the type of the
+        computation afterwards.
+        """
+        # Rounded to float32 in any precision, as keras.layers.Rescaling does it.
+        rescale = float(np.float32(self.rescale))
+        dtype = self.variable_dtype
+        kernel = ops.convert_to_tensor(self.kernel, dtype)
+        bias = None if self.bias is None else ops.convert_to_tensor(self.bias, dtype)
+        scale = ops.cast(rescale, dtype) if rescale == 1 else ops.convert_to_tensor(rescale, dtype)
+        if self.normalize:
+            std = ops.maximum(ops.sqrt(ops.convert_to_tensor(self.variance, dtype)), keras.config.epsilon())
+            shift = -ops.convert_to_tensor(self.mean, dtype) / std
+            fixed = ops.sum(kernel * shift[:, None], axis=(0, 1, 2))  # (filters,)
+            bias = fixed if bias is None else bias + fixed
+            scale = (scale / std)[:, None]
+        return ops.cast(kernel * scale, self.compute_dtype), bias
+
+    def compute_output_shape(self, input_shape):
+        check_fits(input_shape[1:3], self.window)
+        return (input_shape[0], *self.output_size, self.filters)
+
+    def get_config(self):
+        return super().get_config() | {
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "output_size": self.output_size,
+            "strides": self.strides,
+            "window_sharing": self.window_sharing,
+            "implementation": self.implementation,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "rescale": self.rescale,
+            "normalize": self.normalize,
+            "image_gradient": self.image_gradient,
+            "seed": self.seed,
+        }
+
+
+def _pair(name: str, value) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else value
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
+        raise ValueError(f"{name} must be a positive int or a pair of them. Received: {name}={value!r}")
+    return tuple(pair)
+
+
 def correct_pad(size: tuple[int | None, int | None], kernel_size: int) -> tuple:
     """Zero padding before a stride-2 convolution without padding, as keras.applications has it.
 
@@ -75,6 +286,25 @@ def stem(x, filters, prefix="", dtype=None):
     """Convolution 3x3 with stride 2, batch norm, swish: (B, H, W, C) -> (B, H/2, W/2, filters)."""
     x = keras.layers.ZeroPadding2D(correct_pad(x.shape[1:3], 3), dtype=dtype, name=f"{prefix}stem_conv_pad")(x)
     x = conv(filters, 3, strides=2, padding="valid", dtype=dtype, name=f"{prefix}stem_conv")(x)
+    x = keras.layers.BatchNormalization(dtype=dtype, name=f"{prefix}stem_bn")(x)
+    return keras.layers.Activation("swish", dtype=dtype, name=f"{prefix}stem_activation")(x)
+
+
+def stochastic_stem(images, filters, output_size, prefix="detail_", dtype=None, **kwargs):
+    """The stem on random windows: raw pixels (B, H, W, 3) -> (B, *output_size, filters)."""
+    x = StochasticConv2D(
+        filters,
+        3,
+        output_size,
+        strides=2,
+        use_bias=False,
+        kernel_initializer=CONV_INITIALIZER,
+        rescale=1.0 / 255.0,
+        normalize=True,
+        dtype=dtype,
+        name=f"{prefix}stem_conv",
+        **kwargs,
+    )(images)
     x = keras.layers.BatchNormalization(dtype=dtype, name=f"{prefix}stem_bn")(x)
     return keras.layers.Activation("swish", dtype=dtype, name=f"{prefix}stem_activation")(x)
 

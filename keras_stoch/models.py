@@ -13,6 +13,9 @@ from keras_stoch.checkpoints import load_official_weights, read_official_weights
 IMAGENET_STDDEV_RGB = (0.229, 0.224, 0.225)
 
 
+HIGH_RES = "high_res"
+
+
 @keras.saving.register_keras_serializable("keras_stoch")
 class EfficientNet(keras.Model):
     """A functional model whose random draws can be injected.
@@ -20,25 +23,41 @@ class EfficientNet(keras.Model):
     Made by `create_model`. It is called, trained, saved and loaded like any functional Keras model.
 
     Call arguments:
-        inputs: pixel values from 0 to 255, `(batch, height, width, 3)`.
+        inputs: pixel values from 0 to 255, `(batch, height, width, 3)`; a dict of "low_res" and "high_res" for
+            models with a detail branch.
         training: bool.
+        windows: optional int32 offsets for the stochastic stem, see `StochasticConv2D`.
         drop_masks: optional dict of layer name to mask, see `keras_stoch.layers.Dropout`.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._register_call_context_args("drop_masks")
+        self._register_call_context_args("windows", "drop_masks")
+
+    def _convert_inputs_to_tensors(self, flat_inputs):
+        # Keras would make float32 of the high-resolution image, four times the bytes, before the layer that reads
+        # uint8 as it is has seen it.
+        converted = []
+        for x, declared in zip(flat_inputs, self._inputs, strict=True):
+            whole = "int" in keras.backend.standardize_dtype(x.dtype) if hasattr(x, "dtype") else False
+            raw = declared.name == HIGH_RES and whole
+            converted.append(keras.ops.convert_to_tensor(x, None if raw else declared.dtype))
+        return converted
 
 
 def create_model(
     name: str,
     low_res: int | tuple[int, int] | None = None,
+    high_res: int | tuple[int, int] | None = None,
     num_classes: int = 1,
     dropout: float = 0.2,
     drop_connect: float = 0.2,
     activation: str | None = None,
     weights=None,
     imagenet_rescaling: bool | None = None,
+    window_sharing: str = "batch",
+    implementation: str = "auto",
+    seed: int | None = None,
     dtype=None,
 ) -> EfficientNet:
     """Builds a model by name.
@@ -47,9 +66,10 @@ def create_model(
     that its checkpoints load by name.
 
     Args:
-        name: "b0", "b0-stem64" or "b4".
+        name: "b0", "b0-stem64", "b4", "stem-b0", "stem-b4", "skip-b0" or "split-b0".
         low_res: height and width of the input in pixels, an int for squares. Defaults to the size the
             architecture is made for: 224, and 380 for B4.
+        high_res: height and width of the high-resolution input of the last four, 1024 by default.
         num_classes: size of the output.
         dropout: float in [0, 1), rate before the last dense layer.
         drop_connect: float in [0, 1), the drop-connect rate that the last block would reach.
@@ -58,11 +78,14 @@ def create_model(
             `.weights.h5` or `.keras` file saved from one, with or without its top.
         imagenet_rescaling: whether inputs are scaled once more by 1/sqrt(standard deviation) after the
             normalisation, as `keras.applications` does for weights="imagenet". None (default) asks the weights.
+        window_sharing: "batch" or "image", see `StochasticConv2D`.
+        implementation: of the stochastic convolution, see `StochasticConv2D`.
+        seed: int, for reproducible windows.
         dtype: dtype policy of every layer, for instance "mixed_bfloat16". Defaults to Keras's global policy.
 
     Returns:
         An `EfficientNet` from pixel values 0-255 `(batch, height, width, 3)`, uint8 or float, to
-        `(batch, num_classes)`.
+        `(batch, num_classes)`. Models with a detail branch take a dict of "low_res" and "high_res".
 
     Raises:
         ValueError: for an unknown name or an argument out of range; for weights that lack a tensor or hold one
@@ -74,10 +97,13 @@ def create_model(
     >>> model(images).shape  # images: (8, 224, 224, 3), values 0-255
     (8, 1)
 
-    Reference: section 4.1.1 of the paper; Tan and Le, EfficientNet, 2019.
+    Reference: sections 4.1.1-4.1.4 of the paper; Tan and Le, EfficientNet, 2019.
     """
     architecture = get_architecture(name)
     size = check_size("low_res", architecture.low_res if low_res is None else low_res)
+    if high_res is not None and architecture.join is None:
+        raise ValueError(f"{name!r} has no high-resolution input. Received: high_res={high_res!r}")
+    large = check_size("high_res", architecture.high_res if high_res is None else high_res)
     check_rate("dropout", dropout)
     check_rate("drop_connect", drop_connect)
     if not isinstance(num_classes, int) or num_classes < 1:
@@ -92,10 +118,36 @@ def create_model(
     if imagenet_rescaling:
         scale = [1.0 / math.sqrt(stddev) for stddev in IMAGENET_STDDEV_RGB]
         x = keras.layers.Rescaling(scale, dtype=dtype, name="rescaling_1")(x)
-    x = layers.stem(x, architecture.stem_filters, dtype=dtype)
+    branches = {"": layers.stem(x, architecture.stem_filters, dtype=dtype)}
+    if architecture.join is not None:
+        images = keras.Input((*large, 3), name=HIGH_RES)
+        inputs = {"low_res": inputs, HIGH_RES: images}
+        branches["detail_"] = layers.stochastic_stem(
+            images,
+            architecture.stem_filters,
+            tuple(branches[""].shape[1:3]),
+            window_sharing=window_sharing,
+            implementation=implementation,
+            seed=seed,
+            dtype=dtype,
+        )
+
+    def join(place):
+        """Concatenates the branches, global first, if this is where they meet."""
+        if architecture.join == place:
+            both = keras.layers.Concatenate(dtype=dtype, name="join")(list(branches.values()))
+            branches.clear()
+            branches[""] = both
+
+    join("stem")
     for block in architecture.blocks:
-        x = layers.inverted_bottleneck(x, block, drop_connect, dtype=dtype)
-    x = layers.top(x, architecture.top_filters, dtype=dtype)
+        for prefix, x in branches.items():
+            branches[prefix] = layers.inverted_bottleneck(x, block, drop_connect, prefix, dtype=dtype)
+        join(block.name)
+    for prefix, x in branches.items():
+        branches[prefix] = layers.top(x, architecture.top_filters, prefix, dtype=dtype)
+    join("avg_pool")
+    (x,) = branches.values()
     if dropout > 0:
         x = layers.Dropout(dropout, dtype=dtype, name="top_dropout")(x)
     # In float32 at least: a loss on half-precision logits is not to be trusted.

@@ -51,6 +51,8 @@ def torch_kind(module) -> str:
 
     if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         return "conv_transpose"
+    if type(module).__name__ == "StochasticConv2d":  # of torch_ref: laid out like an ordinary convolution
+        return "conv"
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return "depthwise" if module.groups == module.in_channels > 1 else "conv"
     for kind, classes in (
@@ -71,6 +73,8 @@ def keras_kind(layer) -> str:
 
     if isinstance(layer, kl.DepthwiseConv1D | kl.DepthwiseConv2D):
         return "depthwise"
+    if type(layer).__name__ == "StochasticConv2D":
+        return "conv"
     if isinstance(layer, kl.Conv1DTranspose | kl.Conv2DTranspose | kl.Conv3DTranspose):
         return "conv_transpose"
     if isinstance(layer, kl.Conv1D | kl.Conv2D | kl.Conv3D):

@@ -34,12 +34,17 @@ class BlockSpec:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One model: `width` and `depth` factors, default input size in pixels, factor on the stem's channels."""
+    """One model: `width` and `depth` factors, default input size in pixels, factor on the stem's channels.
+
+    `join` tells after what the detail branch is concatenated to the global one: "stem", a block, or "avg_pool".
+    """
 
     width: Fraction
     depth: Fraction
     low_res: int
     stem_factor: int = 1
+    join: str | None = None
+    high_res: int = 1024
 
     def scale_channels(self, channels: int) -> int:
         """Channels times width to the nearest multiple of 8 (halves up), at least 8 and 90% of the exact value."""
@@ -70,6 +75,10 @@ ARCHITECTURES = {
     "b0": Architecture(Fraction(1), Fraction(1), 224),
     "b0-stem64": Architecture(Fraction(1), Fraction(1), 224, stem_factor=2),
     "b4": Architecture(Fraction(14, 10), Fraction(18, 10), 380),
+    "stem-b0": Architecture(Fraction(1), Fraction(1), 224, join="stem"),
+    "stem-b4": Architecture(Fraction(14, 10), Fraction(18, 10), 380, join="stem"),
+    "skip-b0": Architecture(Fraction(1), Fraction(1), 224, join="block3b"),
+    "split-b0": Architecture(Fraction(1), Fraction(1), 224, join="avg_pool"),
 }
 
 

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from torch_ref import stochastic
 from torch_ref.architectures import BlockSpec
+from torch_ref.windows import check_fits, draw_windows, window_size
 
 
 class Conv2d(nn.Conv2d):
@@ -28,9 +30,7 @@ class Conv2d(nn.Conv2d):
     def reset_parameters(self):
         # Fan out as Keras counts it: k*k*out_channels, and k*k alone for a depthwise kernel.
         fan_out = self.kernel_size[0] * self.kernel_size[1] * self.out_channels / self.groups
-        # 0.8796... is the standard deviation of a normal truncated at two sigma.
-        std = math.sqrt(2.0 / fan_out) / 0.87962566103423978
-        nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
+        init_conv_(self.weight, fan_out)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -43,6 +43,110 @@ class Conv2d(nn.Conv2d):
             x = F.pad(x, (left, bottom_right, top, bottom_right))
             x = F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
         return x if self.activation is None else self.activation(x)
+
+
+class StochasticConv2d(nn.Module):
+    """Convolves every output channel's kernel over its own random window of a high-resolution image.
+
+    The twin of `keras_stoch.StochasticConv2D`: the window of a kernel is (output_size - 1) * stride + kernel_size
+    pixels, drawn anew on every call, in training and evaluation alike. Rescaling and normalisation are folded into
+    kernel and bias, so that uint8 images are read as they are.
+
+    Args:
+        in_channels, filters: channels of the image and of the output.
+        kernel_size, output_size, stride: int or (rows, columns).
+        window_sharing: "batch" or "image".
+        implementation: "auto", or a name from `torch_ref.stochastic.IMPLEMENTATIONS`.
+        bias: whether to add a bias.
+        rescale: factor on the pixels.
+        normalize: whether to have buffers `mean` and `variance` to normalise by.
+        image_gradient: whether gradients flow back to the image.
+        generator: `torch.Generator` to draw windows from.
+
+    Shape: (B, in_channels, H, W) -> (B, filters, *output_size).
+    """
+
+    def __init__(
+        self,
+        in_channels,
+        filters,
+        kernel_size,
+        output_size,
+        stride=1,
+        window_sharing="batch",
+        implementation="auto",
+        bias=True,
+        rescale=1.0,
+        normalize=False,
+        image_gradient=False,
+        generator=None,
+    ):
+        super().__init__()
+        self.in_channels, self.filters = in_channels, filters
+        pairs = [(n, n) if isinstance(n, int) else tuple(n) for n in (kernel_size, output_size, stride)]
+        self.kernel_size, self.output_size, self.stride = pairs
+        self.window = window_size(self.output_size, self.kernel_size, self.stride)
+        if window_sharing not in ("batch", "image"):
+            raise ValueError(f'window_sharing must be "batch" or "image". Received: {window_sharing!r}')
+        known = ("auto", *stochastic.IMPLEMENTATIONS)
+        if implementation not in known:
+            raise ValueError(f"implementation must be one of {', '.join(known)}. Received: {implementation!r}")
+        self.window_sharing, self.implementation = window_sharing, implementation
+        self.image_gradient, self.generator = image_gradient, generator
+        self.rescale = float(np.float32(rescale))  # rounded as in Keras, whatever the type of the weights
+        self.weight = nn.Parameter(torch.empty(filters, in_channels, *self.kernel_size))
+        self.bias = nn.Parameter(torch.zeros(filters)) if bias else None
+        self.normalize = normalize
+        if normalize:
+            self.register_buffer("mean", torch.zeros(in_channels))
+            self.register_buffer("variance", torch.ones(in_channels))
+        init_conv_(self.weight, self.kernel_size[0] * self.kernel_size[1] * filters)
+
+    def folded(self):
+        """Weight and bias for raw pixels: sum w (a x - m) / s + b = sum (w a / s) x + (b - sum w m / s)."""
+        weight, bias = self.weight * self.rescale, self.bias
+        if self.normalize:
+            std = self.variance.sqrt().clamp_min(1e-7)
+            fixed = -(self.weight * (self.mean / std).view(1, -1, 1, 1)).sum((1, 2, 3))
+            bias = fixed if bias is None else bias + fixed
+            weight = weight / std.view(1, -1, 1, 1)
+        return weight, bias
+
+    def forward(self, images, windows=None):
+        check_fits(images.shape[2:], self.window)
+        if windows is None:
+            batch = len(images) if self.window_sharing == "image" else None
+            device = None if self.generator is not None else images.device
+            windows = draw_windows(images.shape[2:], self.window, self.filters, batch, self.generator, device)
+        elif windows.ndim not in (2, 3) or tuple(windows.shape[-2:]) != (self.filters, 2):
+            raise ValueError(
+                f"windows must have the shape ({self.filters}, 2) or (batch, {self.filters}, 2). "
+                f"Received: {tuple(windows.shape)}"
+            )
+        windows = windows.to(images.device, torch.int64)
+        if not self.image_gradient:
+            images = images.detach()
+        weight, bias = self.folded()
+        name = self.implementation
+        if name == "auto":
+            name = "gather" if images.is_cuda else "slices"
+        if torch.is_autocast_enabled(images.device.type):
+            weight = weight.to(torch.get_autocast_dtype(images.device.type))
+        out = stochastic.IMPLEMENTATIONS[name](images, weight, windows, self.stride, self.window)
+        return out if bias is None else out + bias.to(out.dtype).view(1, -1, 1, 1)
+
+    def extra_repr(self):
+        return (
+            f"{self.in_channels}, {self.filters}, kernel_size={self.kernel_size}, output_size={self.output_size}, "
+            f"stride={self.stride}, window_sharing={self.window_sharing}, implementation={self.implementation}"
+        )
+
+
+def init_conv_(weight, fan_out: float) -> None:
+    """VarianceScaling(2, fan_out, truncated_normal), in place."""
+    # 0.8796... is the standard deviation of a normal truncated at two sigma.
+    std = math.sqrt(2.0 / fan_out) / 0.87962566103423978
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 class BatchNorm2d(nn.BatchNorm2d):

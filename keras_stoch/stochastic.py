@@ -1,0 +1,212 @@
+"""The stochastic convolution: every output channel's kernel over its own random window of the image.
+
+The forms below compute the same thing: (images, kernel, windows) -> maps, without padding, bias or activation. They
+differ in how they reach the pixels, which is what the cost is. All take
+
+    images   (B, H, W, C)            uint8 or float
+    kernel   (kh, kw, C, filters)    the type to compute in
+    windows  (filters, 2) or (B, filters, 2), int32 (top, left)
+
+and return (B, oh, ow, filters). Source: sections 3.2.1 and 4.2.3 of the paper.
+"""
+
+import functools
+
+import keras
+from keras import ops
+
+
+def naive(images, kernel, windows, strides, output_size):
+    """One convolution per image and filter: the paper's StochasticConv1. Slow, and hard to get wrong."""
+    window, channels = _window(kernel, strides, output_size), images.shape[-1]
+    filters = kernel.shape[-1]
+
+    def one_image(image, offsets):
+        maps = []
+        for f in range(filters):
+            start = (offsets[f, 0], offsets[f, 1], 0)
+            patch = ops.cast(ops.slice(image, start, (*window, channels)), kernel.dtype)[None]
+            maps.append(ops.conv(patch, kernel[..., f : f + 1], strides, "valid", "channels_last"))
+        return ops.concatenate(maps, axis=-1)[0]  # (oh, ow, filters)
+
+    return _each_image(one_image, images, _per_image(images, windows))
+
+
+def slices(images, kernel, windows, strides, output_size):
+    """One convolution per filter over a slice of the whole batch: the paper's StochasticConv4, its fastest.
+
+    With windows per image the slice is put together from every image's own window.
+    """
+    window, channels = _window(kernel, strides, output_size), images.shape[-1]
+    batch = ops.shape(images)[0]
+    maps = []
+    for f in range(kernel.shape[-1]):
+        if len(windows.shape) == 2:
+            start = (0, windows[f, 0], windows[f, 1], 0)
+            patch = ops.slice(images, start, (batch, *window, channels))
+        else:
+            patch = _each_image(
+                lambda image, offset: ops.slice(image, (offset[0], offset[1], 0), (*window, channels)),
+                images,
+                windows[:, f],
+            )
+        patch = ops.cast(patch, kernel.dtype)  # (B, window, window, C)
+        maps.append(ops.conv(patch, kernel[..., f : f + 1], strides, "valid", "channels_last"))
+    return ops.concatenate(maps, axis=-1)
+
+
+def gather(images, kernel, windows, strides, output_size):
+    """All windows gathered side by side as channels, then one grouped convolution: the form for GPUs, under XLA."""
+    (wh, ww), channels, filters = _window(kernel, strides, output_size), images.shape[-1], kernel.shape[-1]
+    height, width = images.shape[1:3]
+    batch = ops.shape(images)[0]
+    rows = windows[..., 0, None] + ops.arange(wh)  # (..., filters, wh)
+    columns = windows[..., 1, None] + ops.arange(ww)
+    pixels = rows[..., None] * width + columns[..., None, :]  # (..., filters, wh, ww), row by row
+    flat = ops.reshape(images, (batch, height * width, channels))
+    if len(windows.shape) == 2:
+        patches = ops.take(flat, ops.reshape(pixels, (-1,)), axis=1)
+    else:
+        patches = ops.take_along_axis(flat, ops.reshape(pixels, (batch, -1, 1)), axis=1)
+    patches = ops.reshape(patches, (batch, filters, wh, ww, channels))
+    patches = ops.reshape(ops.transpose(patches, (0, 2, 3, 1, 4)), (batch, wh, ww, filters * channels))
+    # Grouped convolution: kernel (kh, kw, C, filters), every filter sees its own C channels.
+    return ops.conv(ops.cast(patches, kernel.dtype), kernel, strides, "valid", "channels_last")
+
+
+def taps(images, kernel, windows, strides, output_size):
+    """Every kernel entry ("tap") multiplies a shifted view of the windows; XLA fuses all taps into one loop.
+
+    For CPUs on the TensorFlow backend, where it is the fastest form:
+
+    1. the windows are cut out of the images as they are, uint8 if they are uint8, by plain copies;
+    2. they are laid out by column modulo the stride, so that the columns a tap meets are neighbours in memory;
+    3. one loop over all images and filters sums the taps, over vectors and both in and out of uint8 only once.
+
+    A dynamic offset inside the loop would keep the compiler from vectorising it, which is why the windows are cut out
+    first. Windows per image cost what windows per batch do. No gradient reaches the image.
+    """
+    import tensorflow as tf
+
+    shared = len(windows.shape) == 2
+    size = (*_window(kernel, strides, output_size), images.shape[-1])
+    filters = kernel.shape[-1]
+    if shared:
+        cut = [tf.slice(images, (0, *tf.unstack(windows[f]), 0), (-1, *size)) for f in range(filters)]
+        patches = tf.stack(cut)  # (filters, B, wh, ww, C)
+    else:
+
+        def one_image(pair):
+            image, offsets = pair
+            return tf.stack([tf.slice(image, (*tf.unstack(offsets[f]), 0), size) for f in range(filters)])
+
+        patches = tf.map_fn(one_image, (images, windows), fn_output_signature=images.dtype)  # (B, filters, ...)
+    axis = 0 if shared else 1
+
+    @tf.custom_gradient
+    def with_gradient(kernel):
+        maps = _multiply_taps(patches, kernel, strides, output_size, axis)
+        maps = tf.transpose(maps, (1, 2, 3, 0) if shared else (0, 2, 3, 1))  # (B, oh, ow, filters)
+
+        def gradient(upstream):
+            # One convolution per filter in the other direction: the sums over whole maps gain nothing from XLA.
+            parts = [
+                tf.raw_ops.Conv2DBackpropFilter(
+                    input=tf.cast(patches[f] if shared else patches[:, f], upstream.dtype),
+                    filter_sizes=(*kernel.shape[:3], 1),
+                    out_backprop=upstream[..., f : f + 1],
+                    strides=(1, *strides, 1),
+                    padding="VALID",
+                )
+                for f in range(filters)
+            ]
+            return tf.concat(parts, -1)
+
+        return maps, gradient
+
+    return with_gradient(kernel)
+
+
+def _multiply_taps(patches, kernel, strides, output_size, axis):
+    """Steps 2 and 3 of `taps`: two leading axes, of which `axis` counts filters, (.., wh, ww, C) -> (.., oh, ow)."""
+    lay_out, multiply = _taps_functions(tuple(kernel.shape), tuple(patches.shape[2:4]), strides, output_size, axis)
+    return multiply(lay_out(patches), kernel)
+
+
+@functools.cache  # compiled once per set of shapes, not once per call
+def _taps_functions(kernel_shape, window, strides, output_size, axis):
+    import tensorflow as tf
+
+    (sh, sw), (oh, ow), (wh, ww) = strides, output_size, window
+    kh, kw, channels, filters = kernel_shape
+    columns = -(-ww // sw)
+
+    @tf.function(jit_compile=True)
+    def lay_out(patches):
+        """(.., wh, ww, C) -> (.., C, wh, sw, ceil(ww / sw))"""
+        lead = tf.shape(patches)[:2]
+        padded = tf.pad(patches, ((0, 0), (0, 0), (0, 0), (0, columns * sw - ww), (0, 0)))
+        split = tf.reshape(padded, (lead[0], lead[1], wh, columns, sw, channels))
+        return tf.transpose(split, (0, 1, 5, 2, 4, 3))
+
+    @tf.function(jit_compile=True)
+    def multiply(patches, kernel):
+        lead = (filters, 1) if axis == 0 else (1, filters)
+        total = 0.0
+        for i in range(kh):
+            for j in range(kw):
+                for c in range(channels):
+                    # Rows i, i + sh, ...; columns j, j + sw, ... of every window.
+                    view = patches[:, :, c, i : i + (oh - 1) * sh + 1 : sh, j % sw, j // sw : j // sw + ow]
+                    total = total + tf.reshape(kernel[i, j, c], (*lead, 1, 1)) * tf.cast(view, kernel.dtype)
+        return total
+
+    return lay_out, multiply
+
+
+IMPLEMENTATIONS = {"naive": naive, "slices": slices, "gather": gather, "taps": taps}
+
+
+def choose(image_gradient: bool) -> str:
+    """The fastest form for this backend and device, by benchmarks/stochastic_conv.py."""
+    if _has_gpu():
+        return "gather"
+    if keras.config.backend() == "tensorflow" and not image_gradient:
+        return "taps"
+    return "slices"
+
+
+@functools.cache
+def _has_gpu() -> bool:
+    backend = keras.config.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU"))
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    return False
+
+
+def _window(kernel, strides, output_size):
+    return tuple((o - 1) * s + k for o, k, s in zip(output_size, kernel.shape[:2], strides, strict=True))
+
+
+def _per_image(images, windows):
+    """Windows with a batch axis: (filters, 2) -> (B, filters, 2); such that have one already stay."""
+    if len(windows.shape) == 3:
+        return windows
+    return ops.broadcast_to(windows, (ops.shape(images)[0], *windows.shape))
+
+
+def _each_image(function, images, windows):
+    """Stacks function(image, its windows) over the batch, unrolled where its size is known."""
+    if images.shape[0] is not None:
+        return ops.stack([function(images[b], windows[b]) for b in range(images.shape[0])])
+    return ops.map(lambda pair: function(*pair), (images, windows))

@@ -1,0 +1,64 @@
+"""Windows: the region of a high-resolution image that one kernel sees.
+
+A window is given by the `(top, left)` offset of its first pixel, int32: `(filters, 2)` when all images of a batch
+share them, `(batch, filters, 2)` when every image has its own. Source: section 3.2.1 of the paper.
+"""
+
+import keras
+from keras import ops
+
+
+def window_size(output_size, kernel_size, strides) -> tuple[int, int]:
+    """Height and width of a window in pixels: (output - 1) * stride + kernel, per axis (section 3.2.1).
+
+    Args:
+        output_size, kernel_size, strides: (rows, columns) each.
+    """
+    return tuple((o - 1) * s + k for o, k, s in zip(output_size, kernel_size, strides, strict=True))
+
+
+def check_fits(image_size, window) -> None:
+    """ValueError naming both sizes if an image is smaller than the window. Unknown (None) sizes pass."""
+    if any(n is not None and n < w for n, w in zip(image_size, window, strict=True)):
+        raise ValueError(
+            f"The image is smaller than the window that each kernel is convolved over: an output of this size needs "
+            f"images of at least {window[0]}x{window[1]} pixels (height x width). "
+            f"Received: {image_size[0]}x{image_size[1]}"
+        )
+
+
+def draw_windows(image_size, window, filters: int, batch=None, seed=None):
+    """Draws windows uniformly over every position inside the image, both ends included, rows and columns apart.
+
+    The paper draws the *end* of a window from {window, ..., image} and subtracts the window; the start is then
+    uniform over {0, ..., image - window}, which is drawn here.
+
+    Args:
+        image_size: (height, width) of the images in pixels.
+        window: (height, width) of the window, see `window_size`.
+        filters: int, one window each.
+        batch: number of images that each get windows of their own; None for windows shared by the batch.
+        seed: `keras.random.SeedGenerator`, int or None. Replicas of a `tf.distribute` strategy draw differently.
+
+    Returns:
+        int32 tensor of (top, left): (filters, 2), or (batch, filters, 2).
+    """
+    check_fits(image_size, window)
+    shape = (filters,) if batch is None else (batch, filters)
+    spans = [n - w + 1 for n, w in zip(image_size, window, strict=True)]
+    return ops.stack([_uniform(shape, span, seed) for span in spans], axis=-1)
+
+
+def _uniform(shape, span: int, seed):
+    """int32 tensor uniform over {0, ..., span - 1}."""
+    if keras.config.backend() == "tensorflow" and isinstance(seed, keras.random.SeedGenerator):
+        import tensorflow as tf
+
+        # Every replica holds the same seed state; its number makes the draws differ.
+        context = tf.distribute.get_replica_context()
+        if context is not None and context.num_replicas_in_sync > 1:
+            replica = context.replica_id_in_sync_group
+            state = tf.cast(seed.next(), tf.int32)
+            folded = tf.random.experimental.stateless_fold_in(state, replica)
+            return tf.random.stateless_uniform(shape, folded, 0, span, tf.int32)
+    return keras.random.randint(shape, 0, span, dtype="int32", seed=seed)
