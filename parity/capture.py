@@ -15,6 +15,7 @@ import numpy as np
 from parity import naming
 
 OUTPUT = "output"
+STOCHASTIC_SETTINGS = ("window", "output_size", "window_sharing", "normalize")
 
 
 @dataclass
@@ -37,6 +38,9 @@ class Weight:
 
 class Subject:
     """What the checks ask of a model; `KerasSubject` and `TorchSubject` answer.
+
+    `draws` are what the model would draw at random, given instead: a dict of the keyword arguments of its call, for
+    the models of this project `windows` (an array) and `drop_masks` (arrays by layer name).
 
     Args:
         model: the model.
@@ -73,15 +77,19 @@ class Subject:
         """Canonical layer name to its settings (epsilon, momentum, strides, rates ...), in Keras's conventions."""
         raise NotImplementedError
 
-    def predict(self, inputs, training=False, drop_masks=None) -> np.ndarray:
+    def predict(self, inputs, training=False, draws=None) -> np.ndarray:
         """The output alone."""
         raise NotImplementedError
 
-    def capture(self, inputs, training=False, drop_masks=None) -> dict[str, Call]:
+    def capture(self, inputs, training=False, draws=None) -> dict[str, Call]:
         """Runs the model once and records every layer, in the order they finished; the result is `output`."""
         raise NotImplementedError
 
-    def gradients(self, inputs, cotangent, drop_masks=None) -> dict[str, np.ndarray]:
+    def draw_windows(self, layer: str, image_size, batch: int) -> np.ndarray:
+        """What a stochastic layer draws by itself: (filters, 2) or (batch, filters, 2)."""
+        return np.asarray(self.layers()[layer].draw_windows(image_size, batch))
+
+    def gradients(self, inputs, cotangent, draws=None) -> dict[str, np.ndarray]:
         """d sum(output * cotangent) / d weight in training mode, for every trainable weight."""
         raise NotImplementedError
 
@@ -181,6 +189,8 @@ class KerasSubject(Subject):
                     "strides": tuple(layer.strides),
                     "use_bias": layer.use_bias,
                 }
+                if hasattr(layer, "draw_windows"):
+                    facts |= {name: getattr(layer, name) for name in STOCHASTIC_SETTINGS}
             elif kind == "batch_norm":
                 facts = {"epsilon": layer.epsilon, "momentum": layer.momentum}
             elif kind in ("layer_norm", "group_norm"):
@@ -235,16 +245,15 @@ class KerasSubject(Subject):
         inputs = np.asarray(inputs)
         return keras.ops.convert_to_tensor(inputs, self.dtype if inputs.dtype.kind == "f" else None)
 
-    def __call__(self, inputs, training=False, drop_masks=None):
-        kwargs = {} if drop_masks is None else {"drop_masks": drop_masks}
-        return self.model(self._tensors(inputs), training=training, **kwargs)
+    def __call__(self, inputs, training=False, draws=None):
+        return self.model(self._tensors(inputs), training=training, **(draws or {}))
 
-    def predict(self, inputs, training=False, drop_masks=None):
+    def predict(self, inputs, training=False, draws=None):
         import keras
 
-        return keras.ops.convert_to_numpy(self(inputs, training, drop_masks))
+        return keras.ops.convert_to_numpy(self(inputs, training, draws))
 
-    def capture(self, inputs, training=False, drop_masks=None):
+    def capture(self, inputs, training=False, draws=None):
         import keras
 
         raw = {}  # name -> (layer, args, kwargs, output), in the order of completion
@@ -267,7 +276,7 @@ class KerasSubject(Subject):
         try:
             for name, layer in layers.items():
                 object.__setattr__(layer, "call", recording(name, layer))
-            output = self(inputs, training, drop_masks)
+            output = self(inputs, training, draws)
         finally:
             for layer in layers.values():
                 layer.__dict__.pop("call", None)
@@ -331,14 +340,14 @@ class KerasSubject(Subject):
         calls.clear()
         calls.update(items)
 
-    def gradients(self, inputs, cotangent, drop_masks=None):
+    def gradients(self, inputs, cotangent, draws=None):
         import keras
         import tensorflow as tf
 
         with self.preserved():
             trainable = [(n, kind, v) for n, kind, _, v in self._each_variable() if v.trainable]
             with tf.GradientTape() as tape:
-                output = self(inputs, True, drop_masks)
+                output = self(inputs, True, draws)
                 loss = keras.ops.sum(output * keras.ops.convert_to_tensor(cotangent, output.dtype))
             gradients = tape.gradient(loss, [variable.value for _, _, variable in trainable])
         weights = self.weights()
@@ -412,6 +421,8 @@ class TorchSubject(Subject):
                     "strides": tuple(module.stride),
                     "use_bias": module.bias is not None,
                 }
+                if hasattr(module, "draw_windows"):
+                    facts |= {name: getattr(module, name) for name in STOCHASTIC_SETTINGS}
             elif kind == "batch_norm":
                 facts = {"epsilon": module.eps, "momentum": 1.0 - module.momentum}
             elif kind in ("layer_norm", "group_norm"):
@@ -448,11 +459,13 @@ class TorchSubject(Subject):
         kinds = list(self.kinds().values())
         return kinds[index] if kinds else ""
 
-    def __call__(self, inputs, training=False, drop_masks=None):
+    def __call__(self, inputs, training=False, draws=None):
 
         kwargs = {}
-        if drop_masks is not None:
-            kwargs["drop_masks"] = {name: self._tensor(mask) for name, mask in drop_masks.items()}
+        for name, draw in (draws or {}).items():
+            kwargs[name] = (
+                {k: self._tensor(v) for k, v in draw.items()} if isinstance(draw, dict) else self._tensor(draw)
+            )
         self.model.train(training)
         first = self._edge(0)
         if isinstance(inputs, dict):
@@ -461,13 +474,13 @@ class TorchSubject(Subject):
             inputs = (inputs,)
         return self.model(*[self._tensor(value, first) for value in inputs], **kwargs)
 
-    def predict(self, inputs, training=False, drop_masks=None):
+    def predict(self, inputs, training=False, draws=None):
         import torch
 
         with torch.no_grad():
-            return naming.channels_last(self._edge(-1), self(inputs, training, drop_masks).numpy())
+            return naming.channels_last(self._edge(-1), self(inputs, training, draws).numpy())
 
-    def capture(self, inputs, training=False, drop_masks=None):
+    def capture(self, inputs, training=False, draws=None):
         import torch
 
         calls, handles = {}, []
@@ -485,11 +498,11 @@ class TorchSubject(Subject):
         def hook(name, kind):
             versions = []
 
-            def before(module, args):
+            def before(module, args, kwargs):
                 tensors = [a for a in args if isinstance(a, torch.Tensor)]
                 versions.append(tuple(array(t, kind) for t in tensors))
 
-            def record(module, args, output):
+            def record(module, args, kwargs, output):
                 flat = versions.pop()  # the inputs as they were before the module ran
                 if not isinstance(output, torch.Tensor):
                     return
@@ -502,7 +515,7 @@ class TorchSubject(Subject):
                 def replay(new):
                     self.model.train(training)
                     with torch.no_grad():
-                        out = module(*[self._tensor(x, kind) for x in new], *rest)
+                        out = module(*[self._tensor(x, kind) for x in new], *rest, **kwargs)
                     return naming.channels_last(kind, out.numpy())
 
                 calls[key] = Call(flat, array(output, kind), replay)
@@ -512,21 +525,24 @@ class TorchSubject(Subject):
         try:
             for name, module in self.layers().items():
                 before, record = hook(name, naming.torch_kind(module))
-                handles += [module.register_forward_pre_hook(before), module.register_forward_hook(record)]
+                handles += [
+                    module.register_forward_pre_hook(before, with_kwargs=True),
+                    module.register_forward_hook(record, with_kwargs=True),
+                ]
             with torch.no_grad():
-                output = self(inputs, training, drop_masks)
+                output = self(inputs, training, draws)
         finally:
             for handle in handles:
                 handle.remove()
         calls[OUTPUT] = Call((), naming.channels_last(self._edge(-1), output.numpy()))
         return calls
 
-    def gradients(self, inputs, cotangent, drop_masks=None):
+    def gradients(self, inputs, cotangent, draws=None):
         import torch
 
         with self.preserved():
             self.model.zero_grad(set_to_none=True)
-            output = self(inputs, True, drop_masks)
+            output = self(inputs, True, draws)
             cotangent = naming.channels_first(self._edge(-1), np.asarray(cotangent))
             (output * torch.from_numpy(np.ascontiguousarray(cotangent)).to(output)).sum().backward()
             found = {}

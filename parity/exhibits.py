@@ -27,17 +27,23 @@ def keras_precision(dtype: str):
         keras.config.set_dtype_policy(before[1])
 
 
-def build(package: str, model: str, size: int, dtype: str, dropout=0.2, drop_connect=0.2) -> Subject | None:
-    """One model of one package as a `Subject`; None if the package has no such model (official has no variants)."""
+def build(package: str, model: str, size: int, dtype: str, **options) -> Subject | None:
+    """One model of one package as a `Subject`; None if the package has no such model (official has no variants).
+
+    Args:
+        package: one of `PACKAGES`.
+        model: name of the architecture.
+        size: of the low-resolution input in pixels.
+        dtype: "float64" or "float32".
+        **options: for `create_model` of both packages, for instance high_res.
+    """
     if package == "torch_ref":
         import torch
 
         import torch_ref
 
         return TorchSubject(
-            torch_ref.create_model(
-                model, size, dropout=dropout, drop_connect=drop_connect, dtype=getattr(torch, dtype)
-            ),
+            torch_ref.create_model(model, size, dtype=getattr(torch, dtype), **options),
             package,
         )
     import keras
@@ -46,16 +52,11 @@ def build(package: str, model: str, size: int, dtype: str, dropout=0.2, drop_con
         if package == "keras_stoch":
             import keras_stoch
 
-            made = keras_stoch.create_model(model, size, dropout=dropout, drop_connect=drop_connect)
+            made = keras_stoch.create_model(model, size, **options)
         elif model in OFFICIAL:
             made = getattr(keras.applications, OFFICIAL[model])(
                 weights=None, classes=1, classifier_activation=None, input_shape=(size, size, 3)
             )
-            for layer in made.layers:  # its constructor has no argument for the second of these
-                if layer.name == "top_dropout":
-                    layer.rate = dropout
-                elif layer.name.endswith("_drop"):
-                    layer.rate *= drop_connect / 0.2
         else:
             return None
     names = [(r"^(normalization|rescaling)_\d+$", r"\1")] if package == "official" else None
@@ -64,7 +65,7 @@ def build(package: str, model: str, size: int, dtype: str, dropout=0.2, drop_con
     return subject
 
 
-def randomise(subject: KerasSubject, images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+def randomise(subject: KerasSubject, inputs, seed: int, draws=None) -> dict[str, np.ndarray]:
     """Weights as a trained model might have them: no zeros, no ones, statistics near those of real activations.
 
     Initial weights hide faults: a bias of zero cannot be lost, a scale of one cannot be forgotten.
@@ -82,11 +83,11 @@ def randomise(subject: KerasSubject, images: np.ndarray, seed: int) -> dict[str,
         elif variable == "beta" or (variable == "bias" and weight.trainable):
             arrays[name] = rng.normal(0, 0.2, shape)
         elif variable == "kernel":
-            inputs = shape[:2] if name.endswith("dwconv/kernel") else shape[:-1]
-            arrays[name] = rng.normal(0, np.sqrt(1.0 / np.prod(inputs)), shape)
-        elif name.endswith("normalization/mean"):
+            fan_in = np.prod(shape[:2] if name.endswith("dwconv/kernel") else shape[:-1])
+            arrays[name] = rng.normal(0, np.sqrt(1.0 / fan_in), shape)
+        elif variable == "mean":
             arrays[name] = rng.uniform(0.3, 0.6, shape)
-        elif name.endswith("normalization/variance"):
+        elif variable == "variance":
             arrays[name] = rng.uniform(0.04, 0.09, shape)
     subject.assign(arrays)
     norms = [layer for layer in subject.layers().values() if type(layer).__name__ == "BatchNormalization"]
@@ -94,7 +95,7 @@ def randomise(subject: KerasSubject, images: np.ndarray, seed: int) -> dict[str,
     for layer in norms:  # without momentum the moving averages become those of this batch
         layer.momentum = 0.0
     with subject.without_dropout():
-        subject(images, training=True)
+        subject(inputs, training=True, draws=draws)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     weights = subject.weights()
@@ -112,16 +113,20 @@ def randomise(subject: KerasSubject, images: np.ndarray, seed: int) -> dict[str,
     return arrays
 
 
-def drop_masks(subject: KerasSubject, batch: int, seed: int) -> dict[str, np.ndarray]:
-    """A mask of zeros and ones for every layer of `keras_stoch` that drops, as `drop_masks=` takes them."""
+def make_draws(subject: KerasSubject, inputs, seed: int) -> dict:
+    """Windows and drop masks for a model of `keras_stoch` on a batch, as its call takes them."""
     rng = np.random.default_rng(seed)
-    masks = {}
+    first = inputs["low_res"] if isinstance(inputs, dict) else inputs
+    batch, masks, draws = len(first), {}, {}
     for name, layer in subject.layers().items():
         if getattr(layer, "rate", 0):
-            width = 1 if layer.noise_shape else layer.output.shape[-1]
-            shape = (batch, 1, 1, 1) if layer.noise_shape else (batch, width)
+            shape = (batch, 1, 1, 1) if layer.noise_shape else (batch, layer.output.shape[-1])
             masks[name] = (rng.uniform(size=shape) >= layer.rate).astype(np.float64)
-    return masks
+        if hasattr(layer, "draw_windows"):
+            spans = np.array(inputs["high_res"].shape[1:3]) - layer.window + 1
+            shape = (layer.filters, 2) if layer.window_sharing == "batch" else (batch, layer.filters, 2)
+            draws["windows"] = rng.integers(0, spans, shape).astype(np.int32)
+    return draws | {"drop_masks": masks}
 
 
-__all__ = ["OFFICIAL", "PACKAGES", "PAIRS", "build", "drop_masks", "keras_precision", "pair", "randomise"]
+__all__ = ["OFFICIAL", "PACKAGES", "PAIRS", "build", "keras_precision", "make_draws", "pair", "randomise"]

@@ -3,19 +3,36 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from parity import exhibits, images
 from parity.checks import RUNGS, backends, optimizer
 from parity.compare import Row
 from parity.evidence import Evidence
 
-MODELS = {  # model: sizes in pixels; the first even at every stage, the second odd at every stage
-    "b0": (224, 131),
-    "b0-stem64": (224,),
-    "b4": (192, 131),
+
+class Case(NamedTuple):
+    """Sizes in pixels at which a model is compared, and how its windows are shared."""
+
+    low_res: int
+    high_res: int | None = None
+    window_sharing: str = "batch"
+
+    def __str__(self):
+        return str(self.low_res) if self.high_res is None else f"{self.low_res}/{self.high_res} {self.window_sharing}"
+
+
+MODELS = {  # sizes even at every stage, and odd at most
+    "b0": (Case(224), Case(75)),
+    "b0-stem64": (Case(224),),
+    "b4": (Case(128), Case(75)),
+    "stem-b0": (Case(128, 1024), Case(75, 1024, "image")),
+    "stem-b4": (Case(96, 1024), Case(75, 1024, "image")),
+    "skip-b0": (Case(128, 1024), Case(75, 1024, "image")),
+    "split-b0": (Case(224, 1024), Case(75, 1024, "image")),
 }
 # Models that are also run on Keras's other backends, at their last size; the others use the same layers.
-BACKEND_MODELS = ("b0",)
+BACKEND_MODELS = ("b0", "stem-b0")
 CHECKS = (*RUNGS, "optimizer", "backends")
 DTYPES = ("float64", "float32")
 
@@ -64,9 +81,9 @@ def run(options: Options, report: Callable[[Row], None] = lambda row: None) -> l
 
     paths = images.find_images(options.images) if options.images else None
     for model in options.models:
-        for size in MODELS[model]:
+        for case in MODELS[model]:
             if set(options.checks) & {*RUNGS, "backends"}:
-                _compare_packages(model, size, paths, options, add)
+                _compare_packages(model, case, paths, options, add)
     if "optimizer" in options.checks:
         for dtype in DTYPES:
             for settings in optimizer.SETTINGS:
@@ -85,33 +102,41 @@ def run(options: Options, report: Callable[[Row], None] = lambda row: None) -> l
     return rows
 
 
-def _compare_packages(model, size, paths, options, add):
+def _compare_packages(model, case, paths, options, add):
     """One model at one size: float64 first, which then is the truth for float32."""
     seeds = range(options.seed, options.seed + options.steps)
-    batches = images.make_batches(paths, options.batch, (size, size), seeds)
-    arrays, masks, truth = None, None, {}
-    label = f"{size}x{size}"
+    pixels = case.high_res or case.low_res
+    batches = images.make_batches(paths, options.batch, (pixels, pixels), seeds)
+    extra = {}
+    if case.high_res is not None:
+        batches = [images.with_detail(batch, case.low_res) for batch in batches]
+        extra = {"high_res": case.high_res, "window_sharing": case.window_sharing}
+    arrays, draws, truth = None, None, {}
+    label = str(case)
     for dtype in DTYPES:
-        subjects = {package: exhibits.build(package, model, size, dtype) for package in exhibits.PACKAGES}
+        subjects = {p: exhibits.build(p, model, case.low_res, dtype, **extra) for p in exhibits.PACKAGES}
         if arrays is None:
-            arrays = exhibits.randomise(subjects["keras_stoch"], batches[0], options.seed)
-            masks = exhibits.drop_masks(subjects["keras_stoch"], options.batch, options.seed)
+            draws = exhibits.make_draws(subjects["keras_stoch"], batches[0], options.seed)
+            windows = {name: draw for name, draw in draws.items() if name != "drop_masks"}
+            arrays = exhibits.randomise(subjects["keras_stoch"], batches[0], options.seed, windows)
         evidence, injected = {}, {}
         for package, subject in subjects.items():
             if subject is not None:
                 subject.assign(arrays)
-                evidence[package] = Evidence(subject, batches, seed=options.seed)
-                injected[package] = Evidence(subject, batches, drop_masks=masks, seed=options.seed)
+                evidence[package] = Evidence(subject, batches, windows, seed=options.seed)
+                injected[package] = Evidence(subject, batches, draws, seed=options.seed)
         for reference, candidate in exhibits.PAIRS:
             if subjects[reference] is None:
                 continue
-            # The official model takes no masks, so nothing drops where it is involved.
+            # The official model takes no masks, so nothing drops where it is involved. Windows are always given.
             sides = evidence if "official" in (reference, candidate) else injected
             if sides is injected:  # inference is the same: do not compute it twice
                 for package in (reference, candidate):
                     injected[package].__dict__.setdefault("calls", evidence[package].calls)
             key = (reference, sides is injected)
             for check in RUNGS:
+                if check == "windows" and case.high_res is None:
+                    continue  # nothing stochastic to look at
                 if check in options.checks:
                     add(
                         model,
@@ -126,7 +151,7 @@ def _compare_packages(model, size, paths, options, add):
                         truth.get(key),
                     )
         wanted = "backends" in options.checks and model in BACKEND_MODELS
-        if dtype == "float32" and wanted and size == MODELS[model][-1]:
+        if dtype == "float32" and wanted and case == MODELS[model][-1]:
             for backend in backends.BACKENDS:
                 add(
                     model,

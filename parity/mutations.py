@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from parity import exhibits, images
 from parity.checks import RUNGS, optimizer
 from parity.evidence import Evidence
+from torch_ref.architectures import ARCHITECTURES
 
-SIZE = 64  # pixels; small, for a fault does not care
+SIZE, HIGH_RES = 64, 160  # pixels; small, for a fault does not care
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,90 @@ def _(model):
     _patch(model.block6d.add, lambda original, x, inputs: original(x, inputs.detach()))
 
 
+def _patch_windows(model, change):
+    """Makes the stochastic stem use changed windows."""
+    stem = model.detail.stem_conv
+    original = stem.forward
+    stem.forward = lambda images, windows=None: original(images, windows=change(windows))
+
+
+@mutation("windows transposed, row for column", "forward", "detail_stem_conv", model="stem-b0")
+def _(model):
+    _patch_windows(model, lambda windows: windows.flip(-1))
+
+
+@mutation("kernels permuted among windows", "forward", "detail_stem_conv", model="stem-b0")
+def _(model):
+    _patch_windows(model, lambda windows: windows.roll(1, -2))
+
+
+@mutation("windows of the first image for the whole batch", "forward", "detail_stem_conv", model="stem-b0")
+def _(model):
+    _patch_windows(model, lambda windows: windows[:1].expand_as(windows))
+
+
+@mutation("normalisation folded twice", "forward", "detail_stem_conv", model="stem-b0")
+def _(model):
+    stem = model.detail.stem_conv
+    std = stem.variance.sqrt().view(1, -1, 1, 1)
+    folded = stem.folded
+    stem.folded = lambda: (folded()[0] / std, folded()[1])
+
+
+@mutation("normalisation without its mean", "forward", "detail_stem_conv", model="stem-b0")
+def _(model):
+    stem = model.detail.stem_conv
+    folded = stem.folded
+    stem.folded = lambda: (folded()[0], None)
+
+
+@mutation("window too large by one", "configuration", "detail_stem_conv", model="stem-b0")
+def _(model):
+    model.detail.stem_conv.window = tuple(n + 1 for n in model.detail.stem_conv.window)
+
+
+def _patch_draw(model, change):
+    """Makes the stochastic stem draw its windows in another way: change(image_size, window, filters, batch)."""
+    stem = model.detail.stem_conv
+    stem.draw_windows = lambda size, batch=None, device=None: change(size, stem.window, stem.filters, batch)
+
+
+def _randint(size, window, shape, one_less=0):
+    spans = [n - w + 1 - one_less for n, w in zip(size, window, strict=True)]
+    return torch.stack([torch.randint(0, span, shape) for span in spans], -1)
+
+
+@mutation("end of the range never drawn", "windows", "detail_stem_conv", model="stem-b0")
+def _(model):
+    _patch_draw(model, lambda size, window, filters, batch: _randint(size, window, (batch, filters), one_less=1))
+
+
+@mutation("the same offset for row and column", "windows", "detail_stem_conv", model="stem-b0")
+def _(model):
+    def draw(size, window, filters, batch):
+        unit = torch.rand(batch, filters, 1)
+        spans = torch.tensor([n - w + 1 for n, w in zip(size, window, strict=True)])
+        return (unit * spans).long()
+
+    _patch_draw(model, draw)
+
+
+@mutation("one window for all filters", "windows", "detail_stem_conv", model="stem-b0")
+def _(model):
+    def draw(size, window, filters, batch):
+        return _randint(size, window, (batch, 1)).expand(batch, filters, 2)
+
+    _patch_draw(model, draw)
+
+
+@mutation("windows per image asked for, per batch drawn", "windows", "detail_stem_conv", model="stem-b0")
+def _(model):
+    def draw(size, window, filters, batch):
+        return _randint(size, window, (1, filters)).expand(batch, filters, 2)
+
+    _patch_draw(model, draw)
+
+
 def _torch_rmsprop(parameters, learning_rate, rho, epsilon, momentum):
     return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=rho, eps=epsilon, momentum=momentum)
 
@@ -301,24 +386,31 @@ class Court:
 
     def __init__(self, model: str = "b0", seed: int = 0, paths=None, batch: int = 4, steps: int = 2):
         self.model, self.seed = model, seed
-        self.batches = images.make_batches(paths, batch, (SIZE, SIZE), range(seed, seed + steps))
-        self.keras = exhibits.build("keras_stoch", model, SIZE, "float64")
+        self.options = {}
+        if ARCHITECTURES[model].join is None:
+            self.batches = images.make_batches(paths, batch, (SIZE, SIZE), range(seed, seed + steps))
+        else:
+            large = images.make_batches(paths, batch, (HIGH_RES, HIGH_RES), range(seed, seed + steps))
+            self.batches = [images.with_detail(pictures, SIZE) for pictures in large]
+            self.options = {"high_res": HIGH_RES, "window_sharing": "image"}
+        self.keras = exhibits.build("keras_stoch", model, SIZE, "float64", **self.options)
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
         """New random weights, masks and directions; the images stay."""
         self.seed = seed
-        self.arrays = exhibits.randomise(self.keras, self.batches[0], seed)
-        self.masks = exhibits.drop_masks(self.keras, len(self.batches[0]), seed)
-        self.reference = Evidence(self.keras, self.batches, self.masks, seed)
+        self.draws = exhibits.make_draws(self.keras, self.batches[0], seed)
+        windows = {name: draw for name, draw in self.draws.items() if name != "drop_masks"}
+        self.arrays = exhibits.randomise(self.keras, self.batches[0], seed, windows)
+        self.reference = Evidence(self.keras, self.batches, self.draws, seed)
 
     def judge(self, apply: Callable[[nn.Module], None] | None = None) -> dict[str, dict]:
         """Verdicts by rung on a fresh port, broken by `apply` if given."""
-        subject = exhibits.build("torch_ref", self.model, SIZE, "float64")
+        subject = exhibits.build("torch_ref", self.model, SIZE, "float64", **self.options)
         subject.assign(self.arrays)
         if apply is not None:
             apply(subject.model)
-        candidate = Evidence(subject, self.batches, self.masks, self.seed)
+        candidate = Evidence(subject, self.batches, self.draws, self.seed)
         verdicts = {}
         for name, check in RUNGS.items():
             try:

@@ -112,12 +112,16 @@ class StochasticConv2d(nn.Module):
             weight = weight / std.view(1, -1, 1, 1)
         return weight, bias
 
+    def draw_windows(self, image_size, batch=None, device=None):
+        """Draws windows for images of (height, width) pixels, as a call without `windows=` does."""
+        batch = batch if self.window_sharing == "image" else None
+        device = None if self.generator is not None else device
+        return draw_windows(image_size, self.window, self.filters, batch, self.generator, device)
+
     def forward(self, images, windows=None):
         check_fits(images.shape[2:], self.window)
         if windows is None:
-            batch = len(images) if self.window_sharing == "image" else None
-            device = None if self.generator is not None else images.device
-            windows = draw_windows(images.shape[2:], self.window, self.filters, batch, self.generator, device)
+            windows = self.draw_windows(images.shape[2:], len(images), images.device)
         elif windows.ndim not in (2, 3) or tuple(windows.shape[-2:]) != (self.filters, 2):
             raise ValueError(
                 f"windows must have the shape ({self.filters}, 2) or (batch, {self.filters}, 2). "

@@ -59,7 +59,7 @@ class Branch(nn.Module):
         """Runs x through some consecutive places of the branch."""
         for place in places:
             if place == "stem":
-                x = self.stem_conv(x) if windows is None else self.stem_conv(x, windows)
+                x = self.stem_conv(x) if windows is None else self.stem_conv(x, windows=windows)
                 x = self.stem_activation(self.stem_bn(x))
             elif place == "avg_pool":
                 x = self.avg_pool(self.top_activation(self.top_bn(self.top_conv(x))))

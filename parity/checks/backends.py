@@ -33,7 +33,7 @@ def check(reference, truth, backend: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         reference.subject.model.save(folder / "model.keras")
-        np.save(folder / "inputs.npy", reference.batches[0])
+        _save(folder / "inputs.npz", reference.batches[0], (reference.draws or {}).get("windows"))
         process = subprocess.run(
             [sys.executable, "-m", "parity.checks.backends", str(folder)],
             env=os.environ | {"KERAS_BACKEND": backend},
@@ -52,6 +52,11 @@ def check(reference, truth, backend: str) -> dict:
             candidate = dict(file)
     errors = judge(_both(reference), candidate, _both(truth))
     return {"measure": "relative L2"} | summarise(errors)
+
+
+def _save(path, inputs, windows) -> None:
+    arrays = dict(inputs) if isinstance(inputs, dict) else {"low_res": inputs}
+    np.savez(path, **arrays, **({} if windows is None else {"windows": windows}))
 
 
 def _last_error(stderr: str) -> str:
@@ -73,10 +78,14 @@ def main(folder: str) -> None:
     folder = Path(folder)
     subject = KerasSubject(keras_stoch.load_model(folder / "model.keras"))
     subject.groups = block_names(subject)
-    inputs = np.load(folder / "inputs.npy")
-    found = {name: call.output for name, call in subject.capture(inputs).items()}
+    with np.load(folder / "inputs.npz") as file:
+        inputs = dict(file)
+    windows = inputs.pop("windows", None)
+    draws = None if windows is None else {"windows": windows}
+    inputs = inputs if "high_res" in inputs else inputs["low_res"]
+    found = {name: call.output for name, call in subject.capture(inputs, draws=draws).items()}
     with subject.without_dropout():
-        training = subject.capture(inputs, training=True)
+        training = subject.capture(inputs, training=True, draws=draws)
     found |= {f"{name} (training)": call.output for name, call in training.items()}
     np.savez(folder / "outputs.npz", **found)
 
