@@ -8,11 +8,13 @@ from importlib import import_module
 
 _EXPORTS = {
     "ARCHITECTURES": "architectures",
+    "AveragedPasses": "evaluation",
     "EfficientNet": "models",
     "StochasticConv2D": "layers",
     "create_model": "models",
     "load_model": "models",
     "load_official_weights": "checkpoints",
+    "predict": "evaluation",
     "read_official_weights": "checkpoints",
 }
 __all__ = sorted(_EXPORTS)

@@ -22,6 +22,9 @@ VARIABLES = {
 IMAGENET_STDDEV_RGB = (0.229, 0.224, 0.225)
 
 
+DETAIL = "detail_"  # prefix of the second branch's layers
+
+
 @dataclass(frozen=True)
 class OfficialWeights:
     """Tensors by name, in Keras layout.
@@ -94,8 +97,11 @@ def read_official_weights(source) -> OfficialWeights:
 def load_official_weights(model, source) -> LoadReport:
     """Copies official weights into a model by name, all or nothing.
 
-    A source without top leaves `predictions` as initialised. Anything else that the model needs and the source
-    lacks, or has in another shape, is an error, and nothing is copied.
+    Every branch that has the shape for them is given the official weights: `detail_block1a_dwconv` those of
+    `block1a_dwconv`, both backbones of a split model the same. Where a model with a detail branch has other channels
+    than the official one (the first block behind the join, the last dense layer), layers keep their initial values,
+    and the report says so. A source without top leaves `predictions` as initialised. Anything else that the model
+    needs and the source lacks, or has in another shape, is an error, and nothing is copied.
 
     Args:
         model: a model from `create_model`.
@@ -106,14 +112,19 @@ def load_official_weights(model, source) -> LoadReport:
     """
     official = read_official_weights(source)
     with_top = any(name.startswith("predictions/") for name in official.tensors)
-    loaded, kept, missing, mismatched = [], [], [], []
+    widened = _widened_layers(model)
+    found, loaded, kept, missing, mismatched = {}, [], [], [], []
     for variable in model.weights:
         name = variable.path
-        if name in official.tensors:
-            tensor = official.tensors[name]
-            if tuple(variable.shape) != tensor.shape:
+        tensor = _official_tensor(name, official)
+        if tensor is not None:
+            if tuple(variable.shape) == tensor.shape:
+                found[name] = tensor
+                loaded.append(name)
+            elif name.split("/")[0] in widened:
+                kept.append(name)
+            else:
                 mismatched.append(f"{name}: model {tuple(variable.shape)}, source {tensor.shape}")
-            loaded.append(name)
         elif name.startswith("predictions/") and not with_top:
             kept.append(name)
         else:
@@ -121,16 +132,42 @@ def load_official_weights(model, source) -> LoadReport:
     if missing or mismatched:
         raise ValueError(describe_failure(official.source, missing, mismatched))
     for variable in model.weights:
-        if variable.path in official.tensors:
-            variable.assign(official.tensors[variable.path])
+        if variable.path in found:
+            variable.assign(found[variable.path])
     # Assigning the statistics does not refresh the constants that Normalization computed from them.
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
-    unused = tuple(sorted(set(official.tensors) - set(loaded)))
+    used = {name for name in official.tensors for prefix in ("", DETAIL) if prefix + name in found}
+    unused = tuple(sorted(set(official.tensors) - used))
     if unused:
         logger.warning("%s: %d tensors not used: %s", official.source, len(unused), ", ".join(unused[:10]))
     return LoadReport(tuple(loaded), unused, tuple(kept))
+
+
+def _official_tensor(name: str, official: OfficialWeights):
+    """The official tensor for one of a model's variables, or None."""
+    name = name.removeprefix(DETAIL)
+    statistics = name.removeprefix("stem_conv/")
+    if statistics in ("mean", "variance"):  # of the stochastic stem, which normalises by itself
+        tensor = official.tensors.get(f"normalization/{statistics}")
+        if tensor is not None and statistics == "variance" and official.imagenet_rescaling:
+            # Dividing by sqrt(v) and then by sqrt(stddev) is dividing by sqrt(v * stddev).
+            tensor = tensor * np.float32(IMAGENET_STDDEV_RGB)
+        return tensor
+    return official.tensors.get(name)
+
+
+def _widened_layers(model) -> set[str]:
+    """Layers that have other channels than in the official model, because two branches meet in front of them."""
+    names = [layer.name for layer in model.layers]
+    if "join" not in names:
+        return set()
+    behind = names[names.index("join") + 1 :]
+    first = behind[0].split("_")[0]
+    if first.startswith("block"):
+        return {name for name in behind if name.startswith(f"{first}_")}
+    return {"predictions"}
 
 
 def describe_failure(source: str, missing: list[str], mismatched: list[str]) -> str:

@@ -92,6 +92,10 @@ class StochasticConv2D(keras.layers.Layer):
     Raises:
         ValueError: for arguments out of range, and when an image is smaller than the window.
 
+    On a CPU, leave `jit_compile` off for models with this layer (Keras's "auto" does): TensorFlow's XLA takes the
+    offsets of slices for constants and compiles anew, for about a second, whenever new windows are drawn. What profits
+    from XLA on a CPU is compiled by the layer itself. The form for GPUs, "gather", is not concerned.
+
     Example:
 
     >>> layer = StochasticConv2D(32, 3, output_size=112, strides=2, rescale=1 / 255)

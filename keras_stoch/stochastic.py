@@ -60,9 +60,10 @@ def gather(images, kernel, windows, strides, output_size):
     (wh, ww), channels, filters = _window(kernel, strides, output_size), images.shape[-1], kernel.shape[-1]
     height, width = images.shape[1:3]
     batch = ops.shape(images)[0]
-    rows = windows[..., 0, None] + ops.arange(wh)  # (..., filters, wh)
-    columns = windows[..., 1, None] + ops.arange(ww)
-    pixels = rows[..., None] * width + columns[..., None, :]  # (..., filters, wh, ww), row by row
+    # Written with expand_dims: TensorFlow's graph optimiser loses the axis of an indexed None here.
+    rows = ops.expand_dims(windows[..., 0], -1) + ops.arange(wh)  # (..., filters, wh)
+    columns = ops.expand_dims(windows[..., 1], -1) + ops.arange(ww)
+    pixels = ops.expand_dims(rows, -1) * width + ops.expand_dims(columns, -2)  # (..., filters, wh, ww)
     flat = ops.reshape(images, (batch, height * width, channels))
     if len(windows.shape) == 2:
         patches = ops.take(flat, ops.reshape(pixels, (-1,)), axis=1)
@@ -152,6 +153,8 @@ def _taps_functions(kernel_shape, window, strides, output_size, axis):
     @tf.function(jit_compile=True)
     def multiply(patches, kernel):
         lead = (filters, 1) if axis == 0 else (1, filters)
+        # Half precision is summed in float32: it costs nothing in registers, and CPUs have no other way.
+        out_type, kernel = kernel.dtype, tf.cast(kernel, "float64" if kernel.dtype == "float64" else "float32")
         total = 0.0
         for i in range(kh):
             for j in range(kw):
@@ -159,7 +162,7 @@ def _taps_functions(kernel_shape, window, strides, output_size, axis):
                     # Rows i, i + sh, ...; columns j, j + sw, ... of every window.
                     view = patches[:, :, c, i : i + (oh - 1) * sh + 1 : sh, j % sw, j // sw : j // sw + ow]
                     total = total + tf.reshape(kernel[i, j, c], (*lead, 1, 1)) * tf.cast(view, kernel.dtype)
-        return total
+        return tf.cast(total, out_type)
 
     return lay_out, multiply
 

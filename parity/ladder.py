@@ -31,8 +31,8 @@ MODELS = {  # sizes even at every stage, and odd at most
     "skip-b0": (Case(128, 1024), Case(75, 1024, "image")),
     "split-b0": (Case(224, 1024), Case(75, 1024, "image")),
 }
-# Models that are also run on Keras's other backends, at their last size; the others use the same layers.
-BACKEND_MODELS = ("b0", "stem-b0")
+# What is also run on Keras's other backends; the other models use the same layers.
+BACKEND_CASES = (("b0", MODELS["b0"][1]), ("stem-b0", MODELS["stem-b0"][0]))
 CHECKS = (*RUNGS, "optimizer", "backends")
 DTYPES = ("float64", "float32")
 
@@ -113,7 +113,9 @@ def _compare_packages(model, case, paths, options, add):
         extra = {"high_res": case.high_res, "window_sharing": case.window_sharing}
     arrays, draws, truth = None, None, {}
     label = str(case)
-    for dtype in DTYPES:
+    # Bugs show in float64. What float32 does in practice, the first of a stochastic model's cases tells.
+    once = case.high_res is not None and case != MODELS[model][0]
+    for dtype in DTYPES[:1] if once else DTYPES:
         subjects = {p: exhibits.build(p, model, case.low_res, dtype, **extra) for p in exhibits.PACKAGES}
         if arrays is None:
             draws = exhibits.make_draws(subjects["keras_stoch"], batches[0], options.seed)
@@ -150,8 +152,8 @@ def _compare_packages(model, case, paths, options, add):
                         sides[candidate],
                         truth.get(key),
                     )
-        wanted = "backends" in options.checks and model in BACKEND_MODELS
-        if dtype == "float32" and wanted and case == MODELS[model][-1]:
+        wanted = "backends" in options.checks and (model, case) in BACKEND_CASES
+        if dtype == "float32" and wanted:
             for backend in backends.BACKENDS:
                 add(
                     model,

@@ -12,9 +12,15 @@ import pytest
 
 
 def pytest_configure(config):
-    """Under pytest-xdist every worker keeps to one core; two that each take both are slower than one."""
+    """Two logical CPU devices, for tests of replicas; and under pytest-xdist one core for every worker.
+
+    Two workers that each take both cores are slower than one.
+    """
+    import tensorflow as tf
+
+    device = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
     if os.environ.get("PYTEST_XDIST_WORKER"):
-        import tensorflow as tf
         import torch
 
         torch.set_num_threads(1)

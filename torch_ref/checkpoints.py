@@ -83,14 +83,18 @@ def read_official_weights(source) -> OfficialWeights:
 def load_official_weights(model: nn.Module, source) -> LoadReport:
     """Copies official weights into a model by name, all or nothing.
 
-    A source without top leaves `predictions` as initialised; any other missing or misshapen tensor is an error.
+    Every branch that has the shape for them is given the official weights, `detail.block1a` those of `block1a`. The
+    layers in front of which two branches meet keep their initial values where shapes differ. A source without top
+    leaves `predictions` as initialised; any other missing or misshapen tensor is an error.
     """
     official = read_official_weights(source)
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     headless = not any(name.startswith("predictions/") for name in official.tensors)
+    # Two branches meet in front of these layers, which therefore have other channels than official ones.
+    widened = tuple(f"{layer}." for layer in getattr(model, "widened", ()))
     ready, problems, kept, used = {}, [], [], set()
     for name, tensor in state.items():
-        keras_name, array = _find(model, name, official.tensors)
+        keras_name, array = _find(model, name, official)
         if array is None:
             if headless and name.startswith("predictions."):
                 kept.append(name)
@@ -98,6 +102,9 @@ def load_official_weights(model: nn.Module, source) -> LoadReport:
                 problems.append(f"{name}: no {keras_name} in the source")
             continue
         if tuple(array.shape) != tuple(tensor.shape):
+            if name.startswith(widened):
+                kept.append(name)
+                continue
             problems.append(f"{name}: model {tuple(tensor.shape)}, source {tuple(array.shape)}")
         ready[name] = torch.from_numpy(np.array(array, order="C"))
         used.add(keras_name)
@@ -115,10 +122,17 @@ def load_official_weights(model: nn.Module, source) -> LoadReport:
     return LoadReport(tuple(ready), unused, tuple(kept))
 
 
-def _find(model, name, tensors):
+def _find(model, name, official):
     """The Keras name of a torch tensor, and that tensor's array in torch layout (None if absent)."""
+    tensors = official.tensors
     path, _, variable = name.rpartition(".")
-    layer, module = path.replace(".", "_"), model.get_submodule(path)
+    layer, module = path.removeprefix("detail.").replace(".", "_"), model.get_submodule(path)
+    if path == "detail.stem_conv" and variable in ("mean", "variance"):  # it normalises by itself
+        keras_name = f"normalization/{variable}"
+        array = tensors.get(keras_name)
+        if array is not None and variable == "variance" and official.imagenet_rescaling:
+            array = array * np.float32(IMAGENET_STDDEV_RGB)  # the extra division by sqrt(stddev), folded in
+        return keras_name, array
     if isinstance(module, nn.BatchNorm2d):
         rename = {
             "weight": "gamma",
@@ -130,18 +144,13 @@ def _find(model, name, tensors):
         rename = {"weight": "kernel"}
     keras_name = f"{layer}/{rename.get(variable, variable)}"
     array = tensors.get(keras_name)
-    if array is None and variable == "weight":  # Keras 2 had another name for it
-        keras_name = keras_name if f"{layer}/depthwise_kernel" not in tensors else f"{layer}/depthwise_kernel"
-        array = tensors.get(keras_name)
     if array is not None and variable == "weight":
         if isinstance(module, nn.Conv2d) and module.groups > 1:
             array = array.transpose(2, 3, 0, 1)  # (h, w, channels, 1) -> (channels, 1, h, w)
-        elif isinstance(module, nn.Conv2d):
+        elif module.weight.ndim == 4:  # Conv2d, StochasticConv2d
             array = array.transpose(3, 2, 0, 1)  # (h, w, in, out) -> (out, in, h, w)
         elif isinstance(module, nn.Linear):
             array = array.T  # (in, out) -> (out, in)
-    elif array is not None and isinstance(module, nn.Module) and variable in ("mean", "variance"):
-        array = array.ravel()
     return keras_name, array
 
 

@@ -90,6 +90,7 @@ class EfficientNet(Branch):
         if imagenet_rescaling:
             self.rescaling_1 = Rescaling([1.0 / math.sqrt(stddev) for stddev in IMAGENET_STDDEV_RGB])
         features = self.channels
+        self.widened = []  # layers that see the channels of both branches
         self.join_at = architecture.join
         if self.join_at is not None:
             self.join = Join()
@@ -99,10 +100,12 @@ class EfficientNet(Branch):
             self.detail = Branch(architecture, drop_connect, stem, last=self.join_at, prefix="detail_")
             if self.join_at == "avg_pool":
                 features *= 2
+                self.widened = ["predictions"]
             else:  # the block behind the join sees the channels of both branches
                 names = [spec.name for spec in architecture.blocks]
                 index = 0 if self.join_at == "stem" else names.index(self.join_at) + 1
                 spec = architecture.blocks[index]
+                self.widened = [spec.name]
                 self.add_module(spec.name, InvertedBottleneck(2 * self.detail.channels, spec, drop_connect, spec.name))
         self.top_dropout = Dropout(dropout, "top_dropout")
         self.predictions = nn.Linear(features, num_classes)

@@ -136,7 +136,7 @@ def test_gradients_reach_every_weight(images):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "b9"}, r"Expected one of b0, b0-stem64, b4.*Received: name='b9'"),
+        ({"name": "b9"}, r"Expected one of b0, b0-stem64, b4, stem-b0.*Received: name='b9'"),
         ({"name": "b0", "low_res": 31}, "at least 32 pixels.*Received: low_res=31"),
         ({"name": "b0", "low_res": (64, 64, 3)}, "Received: low_res="),
         ({"name": "b0", "low_res": 64.0}, "Received: low_res=64.0"),
@@ -165,6 +165,6 @@ def test_importing_is_light():
 def test_rows_of_the_table(name):
     architecture = ARCHITECTURES[name]
     blocks = architecture.blocks
-    assert len({block.name for block in blocks}) == len(blocks) == {"b0": 16, "b0-stem64": 16, "b4": 32}[name]
+    assert len({block.name for block in blocks}) == len(blocks) == {"b4": 32, "stem-b4": 32}.get(name, 16)
     assert [b.drop_fraction for b in blocks] == [i / len(blocks) for i in range(len(blocks))]
     assert sum(block.strides == 2 for block in blocks) == 4

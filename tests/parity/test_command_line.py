@@ -11,7 +11,8 @@ def small(monkeypatch):
     """The ladder at a size that takes seconds."""
     from parity import ladder
 
-    monkeypatch.setattr(ladder, "MODELS", {"b0": (64,), "b4": (64,)})
+    monkeypatch.setattr(ladder, "MODELS", {"b0": (ladder.Case(64),), "b4": (ladder.Case(64),)})
+    monkeypatch.setattr(ladder, "BACKEND_CASES", (("b0", ladder.Case(64)),))
 
 
 def test_run_on_photographs_writes_a_report(small, photographs, tmp_path, capsys):
