@@ -1,6 +1,6 @@
 """How fast the stochastic convolution is, as ratios to a standard stem in the same run.
 
-    python benchmarks/stochastic_conv.py [--batch 8 32] [--repeat 15] [--step] [--out FILE.json]
+    python benchmarks/stochastic_conv.py [--batch 8 32] [--repeat 15] [--forms NAME ...] [--step]
 
 Forward, and forward with gradient of the kernel, of 1024x1024x3 uint8 -> 112x112x32, kernel 3x3, stride 2, by
 implementation, framework and sharing of windows; and the standard stem, float32 224x224x3 -> 112x112x32. New windows
@@ -38,12 +38,16 @@ def measure(function, wait, repeat: int) -> tuple[float, float]:
     return first, statistics.median(times)
 
 
-def least_bytes(batch: int) -> int:
-    """Bytes that must move whatever the form: the pixels under the windows of 32 filters once, and the output.
+def expected_coverage() -> float:
+    """The fraction of the image that 32 windows drawn uniformly see on average."""
+    starts = SIZE - WINDOW + 1
+    row = np.array([min(i, starts - 1) - max(0, i - WINDOW + 1) + 1 for i in range(SIZE)]) / starts
+    return float(1 - ((1 - np.outer(row, row)) ** FILTERS).mean())
 
-    32 windows of 225x225, uniformly placed, cover about 73% of 1024x1024 (`keras-stoch windows` draws it).
-    """
-    return batch * int(0.73 * SIZE * SIZE * 3 + OUTPUT * OUTPUT * FILTERS * 4)
+
+def least_bytes(batch: int) -> int:
+    """Bytes that must move whatever the form: the pixels that some window sees, once, and the output."""
+    return batch * int(expected_coverage() * SIZE * SIZE * 3 + OUTPUT * OUTPUT * FILTERS * 4)
 
 
 def keras_cases(batch: int, forms):
@@ -211,7 +215,7 @@ def main():
     parser.add_argument("--repeat", type=int, default=15)
     parser.add_argument("--step", action="store_true", help="also time whole training steps")
     parser.add_argument("--only-step", action="store_true", help="time whole training steps alone")
-    parser.add_argument("--naive", action="store_true", help="also the naive form (seconds per call)")
+    parser.add_argument("--forms", nargs="+", help="names; default: all but naive, which takes seconds per call")
     parser.add_argument("--out", default="build/stochastic_conv.json")
     options = parser.parse_args()
     rows, skipped = [], []
@@ -225,15 +229,20 @@ def main():
         try:
             import keras
 
-            forms = ["slices", "gather"] + (["naive"] if options.naive else [])
-            if keras.config.backend() == "tensorflow":
-                forms.insert(0, "taps")
+            from keras_stoch.stochastic import IMPLEMENTATIONS
+
+            forms = options.forms or ["taps", "slices", "gather"]
+            forms = [f for f in forms if f in IMPLEMENTATIONS]
+            if keras.config.backend() != "tensorflow":
+                forms = [f for f in forms if f != "taps"]
             sources.append(keras_cases(batch, forms))
         except ImportError as error:
             skipped.append(str(error))
         try:
-            forms = ["slices", "slices_copied", "gather"] + (["naive"] if options.naive else [])
-            sources.append(torch_cases(batch, forms))
+            from torch_ref.stochastic import IMPLEMENTATIONS
+
+            forms = options.forms or ["slices", "slices_copied", "gather"]
+            sources.append(torch_cases(batch, [f for f in forms if f in IMPLEMENTATIONS]))
         except ImportError as error:
             skipped.append(str(error))
         standard = None

@@ -70,6 +70,9 @@ def main(arguments=None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; no report was written", file=sys.stderr)
+        return 130
 
 
 def _import_tensorflow_quietly() -> None:

@@ -234,8 +234,9 @@ def render(rows: list[Row], document: dict, figures: dict[str, str], outcomes=()
         )
         parts.append(_table("model|pair|type|rung|first at|error|allowed|message", body))
 
-    parts.append("<h2>The ladder</h2><p>Each cell is the largest error of a rung: a relative one, or the number of "
-                 "settings or tensors that differ. Hover for the tensor.</p>")  # fmt: skip
+    parts.append("<h2>The ladder</h2><p>Each cell is the largest error of a rung: a relative one, the number of settings or "
+                 "tensors that differ, or for windows the smallest p of the tests of what both sides draw. Hover for "
+                 "the tensor.</p>")  # fmt: skip
     parts.append(_ladder(rows))
     if figures:
         parts.append("<h2>Error along the depth</h2><p>Every layer's output at inference, in the order of execution. "
@@ -271,25 +272,38 @@ def _table(header: str, body: str) -> str:
     return f"<div class=wide><table><thead><tr>{head}</thead><tbody>{body}</tbody></table></div>"
 
 
+APART = ("optimizer", "backends")  # rungs that are not asked of every pair, in a table of their own
+
+
 def _ladder(rows: list[Row]) -> str:
-    checks = list(dict.fromkeys(row.check for row in rows))
+    checks = [check for check in dict.fromkeys(row.check for row in rows) if check not in APART]
     groups = {}
     for row in rows:
-        key = (row.model, row.size, f"{row.reference} ~ {row.candidate}", row.dtype)
-        groups.setdefault(key, {})[row.check] = row
+        if row.check not in APART:
+            key = (row.model, row.size, f"{row.reference} ~ {row.candidate}", row.dtype)
+            groups.setdefault(key, {})[row.check] = row
     body = []
     for key, found in groups.items():
-        cells = []
-        for check in checks:
-            row = found.get(check)
-            if row is None:
-                cells.append("<td class=none>&middot;")
-                continue
-            title = html.escape(f"allowed {number(row.tolerance)}, worst {row.worst}, {row.seconds:.1f} s", quote=True)
-            mark = "" if row.passed else "&#10007; "
-            cells.append(f"<td class='n {'ok' if row.passed else 'bad'}' title='{title}'>{mark}{number(row.value)}")
+        cells = [_cell(found[check]) if check in found else "<td class=none>&middot;" for check in checks]
         body.append("<tr>" + "".join(f"<td class=k>{html.escape(part)}" for part in key) + "".join(cells))
-    return _table("|".join(["model", "size", "pair", "type", *(c.replace("_", " ") for c in checks)]), "".join(body))
+    tables = ""
+    if body:
+        header = ["model", "size", "pair", "type", *(check.replace("_", " ") for check in checks)]
+        tables = _table("|".join(header), "".join(body))
+    apart = "".join(
+        f"<tr><td>{row.check}<td>{html.escape(row.model)} {html.escape(row.size)}"
+        f"<td>{html.escape(row.reference)} ~ {html.escape(row.candidate)}<td>{row.dtype}{_cell(row)}"
+        f"<td class=n>{number(row.tolerance)}"
+        for row in rows
+        if row.check in APART
+    )
+    return tables + (_table("rung|what|pair|type|error|allowed", apart) if apart else "")
+
+
+def _cell(row: Row) -> str:
+    title = html.escape(f"allowed {number(row.tolerance)}, worst {row.worst}, {row.seconds:.1f} s", quote=True)
+    mark = "" if row.passed else "&#10007; "
+    return f"<td class='n {'ok' if row.passed else 'bad'}' title='{title}'>{mark}{number(row.value)}"
 
 
 def _worst(rows: list[Row], count: int = 15) -> str:
