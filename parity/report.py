@@ -234,9 +234,9 @@ def render(rows: list[Row], document: dict, figures: dict[str, str], outcomes=()
         )
         parts.append(_table("model|pair|type|rung|first at|error|allowed|message", body))
 
-    parts.append("<h2>The ladder</h2><p>Each cell is the largest error of a rung: a relative one, the number of settings or "
-                 "tensors that differ, or for windows the smallest p of the tests of what both sides draw. Hover for "
-                 "the tensor.</p>")  # fmt: skip
+    parts.append("<h2>The ladder</h2><p>Each cell is the largest error of a rung: a relative one, the number of "
+                 "settings or tensors that differ, or for windows the smallest p of the tests of what both sides draw. "
+                 "Hover for the tensor.</p>")  # fmt: skip
     parts.append(_ladder(rows))
     if figures:
         parts.append("<h2>Error along the depth</h2><p>Every layer's output at inference, in the order of execution. "

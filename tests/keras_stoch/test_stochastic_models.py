@@ -228,3 +228,18 @@ np.savez({str(tmp_path / "out.npz")!r}, **out)
     for name in found.files:
         expected = by_hand(images.astype(float), kernel, given[name.split()[1]], (2, 3), (5, 4))
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.slow
+def test_fit_under_mirrored_strategy(rng):
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices("CPU")
+    strategy = tf.distribute.MirroredStrategy([device.name for device in devices[:2]])
+    assert strategy.num_replicas_in_sync == 2
+    with strategy.scope():
+        model = keras_stoch.create_model("stem-b0", 32, 96, window_sharing="image")
+        model.compile("sgd", "mse")
+    x = inputs(rng, 32, 96, batch=8)
+    history = model.fit(x, np.zeros((8, 1)), batch_size=4, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
