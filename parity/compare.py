@@ -1,5 +1,6 @@
 """How far two tensors are apart, how far they may be, and where two models part first."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
@@ -84,6 +85,10 @@ def judge(
 ) -> list[Error]:
     """Errors of all tensors that both models have, in the reference's order.
 
+    The errors of two equally good float32 computations are two draws from one distribution. For large tensors their
+    norms are alike; for an output of a few values one may be small by luck, which the factor takes into account: it is
+    at least the ratio that two such norms exceed once in a million (the root of a quantile of the F distribution).
+
     Without `truth` the candidate's distance from the reference may be `tolerance`, by default
     `FLOAT64_TOLERANCE` for float64 arrays. With it (float32) the
     candidate's distance from the truth may be `FLOAT32_FACTOR` times the largest that the reference has had so far,
@@ -105,11 +110,19 @@ def judge(
         else:
             target = truth[name]
             inherited = max(inherited, relative_l2(expected, target, floor))
-            value, allowed = relative_l2(actual, target, floor), FLOAT32_FACTOR * inherited + FLOAT32_FLOOR
+            value = relative_l2(actual, target, floor)
+            allowed = _float32_factor(np.size(target)) * inherited + FLOAT32_FLOOR
         same_shape = np.shape(actual) == np.shape(target)
         max_abs = float(np.max(np.abs(np.asarray(actual, float) - target), initial=0.0)) if same_shape else np.inf
         errors.append(Error(name, value, allowed, max_abs))
     return errors
+
+
+@functools.cache
+def _float32_factor(size: int) -> float:
+    from scipy import stats
+
+    return max(FLOAT32_FACTOR, float(np.sqrt(stats.f.isf(1e-6, size, size))))
 
 
 def summarise(errors: Iterable[Error]) -> dict:

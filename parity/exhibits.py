@@ -57,6 +57,8 @@ def build(package: str, model: str, size: int, dtype: str, **options) -> Subject
             made = getattr(keras.applications, OFFICIAL[model])(
                 weights=None, classes=1, classifier_activation=None, input_shape=(size, size, 3)
             )
+            # B4's own rate is 0.4, for which its constructor has no argument; `create_model` has 0.2 for every model.
+            made.get_layer("top_dropout").rate = 0.2
         else:
             return None
     names = [(r"^(normalization|rescaling)_\d+$", r"\1")] if package == "official" else None
