@@ -10,7 +10,6 @@ from parity.checks import RUNGS, backends, optimizer
 from parity.compare import Row
 from parity.evidence import Evidence
 
-
 DTYPES = ("float64", "float32")
 
 
