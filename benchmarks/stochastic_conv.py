@@ -80,8 +80,8 @@ def keras_cases(batch: int, forms):
                 return tape.gradient(loss, layer.kernel.value)
 
             for framework, jit in (("Keras graph", False), ("Keras jit", True)):
-                if jit and name != "standard stem" and not _gpu():
-                    continue  # a CPU compiles "gather" for minutes, and the others anew for every draw of windows
+                if jit and name in ("naive", "gather") and not _gpu():
+                    continue  # a CPU compiles them for minutes
                 forward = tf.function(lambda layer=layer, x=x: layer(x), jit_compile=jit)
                 yield framework, name, sharing, forward, tf.function(gradient, jit_compile=jit), lambda y: y.numpy()
         elif backend == "jax":
@@ -249,7 +249,8 @@ def main():
         for source in sources:
             for framework, form, sharing, forward, gradient, wait in source:
                 try:
-                    slow = form in ("naive", "gather") and not _gpu()
+                    jit = framework == "Keras jit" and form != "standard stem"
+                    slow = (jit or form in ("naive", "gather")) and not _gpu()
                     repeat = 3 if slow else options.repeat
                     first, ahead = measure(forward, wait, repeat)
                     first_gradient, both = measure(gradient, wait, repeat)
