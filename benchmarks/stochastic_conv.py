@@ -221,7 +221,7 @@ def main():
     rows, skipped = [], []
     print(f"{machine()}\n")
     print(
-        "| framework | form | windows per | batch | first call s | forward ms | ratio | +gradient ms | ratio | GB/s |"
+        "| framework | form | windows per | batch | first call s | forward ms | ratio | +grad ms | ratio | GB/s |"
     )
     print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for batch in [] if options.only_step else options.batch:
