@@ -220,9 +220,7 @@ def main():
     options = parser.parse_args()
     rows, skipped = [], []
     print(f"{machine()}\n")
-    print(
-        "| framework | form | windows per | batch | first call s | forward ms | ratio | +grad ms | ratio | GB/s |"
-    )
+    print("| framework | form | windows per | batch | first call s | forward ms | ratio | +grad ms | ratio | GB/s |")
     print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for batch in [] if options.only_step else options.batch:
         sources = []
