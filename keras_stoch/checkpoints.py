@@ -19,6 +19,8 @@ VARIABLES = {
     "bn": ("gamma", "beta", "moving_mean", "moving_variance"),
     "normalization": ("mean", "variance", "count"),
 }
+# keras.applications' ImageNet checkpoints hold the standard deviations where Normalization expects variances; the
+# official model divides by their square root once more.
 IMAGENET_STDDEV_RGB = (0.229, 0.224, 0.225)
 
 

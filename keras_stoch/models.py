@@ -6,12 +6,7 @@ import keras
 
 from keras_stoch import layers
 from keras_stoch.architectures import get_architecture
-from keras_stoch.checkpoints import load_official_weights, read_official_weights
-
-# keras.applications' ImageNet checkpoints hold the standard deviations where Normalization expects variances;
-# the official model divides by their square root once more.
-IMAGENET_STDDEV_RGB = (0.229, 0.224, 0.225)
-
+from keras_stoch.checkpoints import IMAGENET_STDDEV_RGB, load_official_weights, read_official_weights
 
 HIGH_RES = "high_res"
 

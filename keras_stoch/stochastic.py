@@ -82,7 +82,7 @@ def taps(images, kernel, windows, strides, output_size):
 
     1. the windows are cut out of the images as they are, uint8 if they are uint8, by plain copies;
     2. they are laid out by column modulo the stride, so that the columns a tap meets are neighbours in memory;
-    3. one loop over all images and filters sums the taps, over vectors and both in and out of uint8 only once.
+    3. one loop over all images and filters converts and sums the taps, in vectors.
 
     A dynamic offset inside the loop would keep the compiler from vectorising it, which is why the windows are cut out
     first. Windows per image cost what windows per batch do. No gradient reaches the image.
