@@ -10,11 +10,16 @@ _EXPORTS = {
     "ARCHITECTURES": "architectures",
     "AveragedPasses": "evaluation",
     "EfficientNet": "models",
+    "Pipeline": "data.pipeline",
     "StochasticConv2D": "layers",
+    "audit": "data.audit",
     "create_model": "models",
     "load_model": "models",
     "load_official_weights": "checkpoints",
     "predict": "evaluation",
+    "prepare": "data.prepare",
+    "read_labels": "data.labels",
+    "write_lesions": "data.synthetic",
     "read_official_weights": "checkpoints",
 }
 __all__ = sorted(_EXPORTS)

@@ -1,37 +1,216 @@
 """The command line: `keras-stoch ...`, a thin face over the library's functions.
 
-Exit codes: 0 done, 2 a wrong argument.
+Exit codes: 0 done, 2 a wrong argument or bad input, 130 interrupted.
 """
 
 import argparse
+import os
 import sys
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="keras-stoch", description="Stochastic convolutions in Keras.")
+    parser = argparse.ArgumentParser(
+        prog="keras-stoch",
+        description="Stochastic convolutions in Keras: prepare photographs, look at models.",
+        epilog="Exit codes: 0 done, 2 a wrong argument or bad input, 130 interrupted.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("models", help="print parameters and multiply-adds of every model")
-    windows = commands.add_parser("windows", help="draw the windows of a stochastic stem over a photograph")
-    windows.add_argument("image", metavar="IMAGE", help="a photograph")
-    windows.add_argument("--out", default="windows.png", metavar="FILE", help="default: windows.png")
-    windows.add_argument("--model", default="split-b0", metavar="NAME", help="default: split-b0")
-    windows.add_argument("--seed", type=int, default=0)
+    for add in (_add_prepare, _add_audit, _add_lesions, _add_augment, _add_models, _add_windows):
+        add(commands)
     options = parser.parse_args(arguments)
     try:
-        return {"models": _models, "windows": _windows}[options.command](options)
-    except (ValueError, OSError) as error:
+        return options.run(options) or 0
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
 
 
-def _models(options) -> int:
+def _add(commands, name, run, help):
+    """A subcommand whose long help is the same sentence as the short one."""
+    command = commands.add_parser(
+        name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_split(command):
+    group = command.add_argument_group("split")
+    group.add_argument(
+        "--split",
+        choices=("group", "random"),
+        default="group",
+        help="keep duplicates, lesions and patients on one side, or split at random as the paper did",
+    )
+    group.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="share of validation images")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of the split")
+
+
+def _add_malignant(command):
+    command.add_argument(
+        "--malignant",
+        default="paper",
+        metavar="RULE",
+        help="what counts as malignant: paper, melanoma, or classes such as MEL,BCC",
+    )
+
+
+def _rule(options):
+    return options.malignant.split(",") if options.malignant.isupper() else options.malignant
+
+
+def _bar_wanted():
+    return sys.stderr.isatty() or os.environ.get("KERAS_STOCH_PROGRESS") == "1"
+
+
+def _add_prepare(commands):
+    command = _add(
+        commands, "prepare", _prepare, "filter, crop and resize labelled photographs; goes on if interrupted"
+    )
+    command.add_argument("raw", metavar="RAW", help="folder of photographs, searched at any depth")
+    command.add_argument("labels", nargs="+", metavar="LABELS", help="label files, or folders of them")
+    command.add_argument("out", metavar="OUT", help="folder to write, new or from an earlier run of this command")
+    pixels = command.add_argument_group("pixels")
+    pixels.add_argument("--size", type=int, default=1024, metavar="PIXELS", help="side of the prepared images")
+    pixels.add_argument("--min-side", type=int, default=1000, metavar="PIXELS", help="smaller images are dropped")
+    pixels.add_argument("--crop-over", type=int, default=3048, metavar="PIXELS", help="larger images are cropped")
+    pixels.add_argument("--crop-to", type=int, default=2048, metavar="PIXELS", help="to this side")
+    pixels.add_argument("--format", choices=("jpeg", "png"), default="jpeg")
+    pixels.add_argument("--quality", type=int, default=95, help="of JPEG, without chroma subsampling")
+    _add_malignant(command)
+    command.add_argument("--on-conflict", choices=("latest", "drop"), default="latest", help="if years disagree")
+    _add_split(command)
+    command.add_argument("--shards", type=int, default=0, metavar="N", help="also write N TFRecord files")
+    command.add_argument("--workers", type=int, metavar="N", help="threads; all cores if left out")
+
+
+def _prepare(options):
+    from keras_stoch.data.prepare import Settings, describe, prepare
+
+    settings = Settings(
+        *(options.size, options.min_side, options.crop_over, options.crop_to, options.format, options.quality)
+    )
+    record = prepare(
+        options.raw,
+        options.labels,
+        options.out,
+        settings=settings,
+        malignant=_rule(options),
+        on_conflict=options.on_conflict,
+        split=options.split,
+        validation=options.validation,
+        seed=options.seed,
+        shards=options.shards,
+        workers=options.workers,
+        progress=_bar_wanted(),
+    )
+    print(describe(record))
+    print(f"{options.out}/manifest.csv and prepare.json tell the rest")
+
+
+def _add_audit(commands):
+    command = _add(commands, "audit", _audit, "count duplicates, conflicting labels and what a random split leaks")
+    command.add_argument("labels", nargs="+", metavar="LABELS", help="label files, or folders of them")
+    command.add_argument("--images", metavar="FOLDER", help="photographs, to find near-duplicates among")
+    command.add_argument("--json", metavar="FILE", help="also write the findings there")
+    _add_malignant(command)
+    _add_split(command)
+
+
+def _audit(options):
+    from keras_stoch.data.audit import audit
+    from keras_stoch.data.labels import read_labels
+
+    found = audit(
+        read_labels(options.labels, _rule(options)),
+        options.images,
+        validation=options.validation,
+        split=options.split,
+        seed=options.seed,
+        progress=_bar_wanted(),
+    )
+    print(found)
+    if options.json:
+        print(f"\n{found.to_json(options.json)}")
+
+
+def _add_lesions(commands):
+    command = _add(commands, "lesions", _lesions, "write generated lesions whose class lies in fine detail only")
+    command.add_argument("out", metavar="OUT", help="folder to write")
+    command.add_argument("--count", type=int, default=1000)
+    command.add_argument("--size", type=int, default=1024, metavar="PIXELS")
+    command.add_argument("--strength", type=float, default=1.0, help="0 makes the classes equal, 1 is easy")
+    command.add_argument("--validation", type=float, default=0.2, metavar="SHARE")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--figure", metavar="FILE", help="also draw some of them")
+
+
+def _lesions(options):
+    from keras_stoch.data.synthetic import write_lesions
+
+    print(
+        write_lesions(
+            options.out,
+            options.count,
+            size=options.size,
+            strength=options.strength,
+            validation=options.validation,
+            seed=options.seed,
+            progress=_bar_wanted(),
+        )
+    )
+    if options.figure:
+        from keras_stoch.figures import lesions_figure
+
+        print(lesions_figure(options.figure, size=options.size, strength=options.strength, seed=options.seed))
+
+
+def _add_augment(commands):
+    command = _add(commands, "augment", _augment, "draw prepared images and their augmented pairs")
+    command.add_argument("data", metavar="PREPARED", help="folder written by prepare or lesions")
+    command.add_argument("--out", default="augmented.png", metavar="FILE")
+    command.add_argument("--images", type=int, default=4, metavar="N", help="how many")
+    command.add_argument("--epochs", type=int, default=2, metavar="N", help="augmented pairs of each")
+    command.add_argument("--low-res", type=int, default=224, metavar="PIXELS")
+    command.add_argument("--seed", type=int, default=0)
+
+
+def _augment(options):
+    from keras_stoch.figures import augmentation_figure
+
+    print(
+        augmentation_figure(
+            *(options.data, options.out),
+            images=options.images,
+            epochs=options.epochs,
+            low_res=options.low_res,
+            seed=options.seed,
+        )
+    )
+
+
+def _add_models(commands):
+    _add(commands, "models", _models, "print parameters and multiply-adds of every model")
+
+
+def _models(options):
     from keras_stoch import summary
 
     print(summary.render(summary.table()))
-    return 0
 
 
-def _windows(options) -> int:
+def _add_windows(commands):
+    command = _add(commands, "windows", _windows, "draw the windows of a stochastic stem over a photograph")
+    command.add_argument("image", metavar="IMAGE", help="a photograph")
+    command.add_argument("--out", default="windows.png", metavar="FILE", help="the figure")
+    command.add_argument("--model", default="split-b0", metavar="NAME", help="a stem-, skip- or split- model")
+    command.add_argument("--seed", type=int, default=0, help="of the draws")
+
+
+def _windows(options):
     import keras
     import numpy as np
     from PIL import Image
@@ -50,7 +229,6 @@ def _windows(options) -> int:
     seed = keras.random.SeedGenerator(options.seed)
     draws = [np.asarray(draw_windows((side, side), window, architecture.stem_filters, seed=seed)) for _ in range(10)]
     print(windows_figure(pixels, np.stack(draws), window, options.out))
-    return 0
 
 
 if __name__ == "__main__":

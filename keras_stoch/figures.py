@@ -66,3 +66,79 @@ def windows_figure(image, windows, window, path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     return path
+
+
+def augmentation_figure(data, path, *, images=4, epochs=2, low_res=224, high_res=None, seed=0) -> Path:
+    """Prepared images, and beside each the high- and low-resolution pairs that some epochs make of it.
+
+    Args:
+        data: a prepared folder.
+        path: of the file to write.
+        images: rows: training images, spread evenly over the manifest.
+        epochs: pairs per row.
+        low_res, high_res: sides in pixels; high_res defaults to the size of the prepared images.
+        seed: of the augmentation.
+    """
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from keras_stoch.data.pipeline import Pipeline, read_manifest
+
+    manifest, root = read_manifest(data)
+    if images < 1 or epochs < 1:
+        raise ValueError(f"images and epochs must be at least 1. Received: images={images}, epochs={epochs}")
+    chosen = manifest.iloc[np.unique(np.linspace(0, len(manifest) - 1, images).round().astype(int))]
+    with Image.open(root / chosen["file"].iloc[0]) as first:
+        high_res = high_res or first.width
+    batches = Pipeline(
+        chosen, None, batch_size=len(chosen), low_res=low_res, high_res=high_res, augment=True, seed=seed, root=root
+    )
+    columns = 1 + 2 * epochs
+    figure = Figure(figsize=(2.4 * columns, 2.6 * len(chosen)), layout="constrained")
+    axes = figure.subplots(len(chosen), columns, squeeze=False)
+    for row, (_, image) in enumerate(chosen.iterrows()):
+        with Image.open(root / image["file"]) as picture:
+            axes[row, 0].imshow(picture.convert("RGB"))
+        kind = "malignant" if image["target"] else "benign"
+        axes[row, 0].set_title(f"{image['image'] if 'image' in image else image['file']}, {kind}", fontsize=8)
+    for epoch in range(epochs):
+        (inputs, _), transforms = next(iter(batches.epoch(epoch))), batches.transforms(epoch)
+        for row in range(len(chosen)):
+            angle, scale, *flips = transforms[row]
+            words = f"{angle:.0f}°, {scale:.0%}" + "".join(w for w, on in zip((", ↔", ", ↕"), flips, strict=True) if on)
+            for column, name in ((1 + 2 * epoch, "high_res"), (2 + 2 * epoch, "low_res")):
+                pixels = inputs[name][row].numpy()
+                axes[row, column].imshow(pixels, interpolation="nearest")
+                axes[row, column].set_title(
+                    f"{len(pixels)} px: {words}" if name == "high_res" else f"{len(pixels)} px", fontsize=8
+                )
+    for ax in axes.flat:
+        ax.set_axis_off()
+    figure.savefig(path, dpi=110)
+    return Path(path)
+
+
+def lesions_figure(path, *, size=1024, strength=1.0, seed=0, low_res=None) -> Path:
+    """Generated lesions, one pair a row: the same lesion as either class, small, and enlarged."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from keras_stoch.data.synthetic import draw_lesion
+
+    low_res = low_res or round(size * 224 / 1024)
+    figure = Figure(figsize=(13, 6.8), layout="constrained")
+    axes = figure.subplots(2, 4)
+    for row in range(2):
+        for target in (0, 1):
+            pixels = draw_lesion(target, [seed, row], size, strength)
+            small = np.asarray(Image.fromarray(pixels).resize((low_res,) * 2, Image.Resampling.BILINEAR))
+            start, side = 3 * size // 8, size // 8
+            cut = pixels[start : start + side, start : start + side]
+            axes[row, target].imshow(small, interpolation="nearest")
+            axes[row, target].set_title(f"class {target}, {low_res} px")
+            axes[row, 2 + target].imshow(cut, interpolation="nearest")
+            axes[row, 2 + target].set_title(f"class {target}, {side} of {size} px")
+    for ax in axes.flat:
+        ax.set_axis_off()
+    figure.savefig(path, dpi=110)
+    return Path(path)

@@ -1,0 +1,331 @@
+"""A prepared folder -> batches, as tf.data. The order of images and their augmentation depend on seed and epoch alone.
+
+Each epoch is a data set of its own, and can begin at any batch. So a run that was interrupted sees what it would have
+seen, and several workers see disjoint parts of the batches that one would have seen.
+"""
+
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from keras_stoch.data.augment import IDENTITY, affine_matrix, draw_transforms, reduce, transform
+
+REMAINDERS = ("keep", "drop", "pad")
+SHUFFLE_BUFFER = 1024  # encoded images, when they come from shards
+
+
+@dataclass
+class Pipeline:
+    """Batches from a prepared folder.
+
+    Args:
+        data: a folder written by `prepare` or `write_lesions`, or the DataFrame of a manifest: columns `file`
+            (absolute, or relative to `root`) and `target`, and `split` where `split` is asked for.
+        split: "train", "validation", or None for all rows.
+        batch_size: images of a batch, over all workers.
+        low_res, high_res: sides in pixels. Without `high_res` only low_res images are made: JPEGs are decoded at
+            reduced scale, and the large image never exists.
+        augment: draw a transform for every image and epoch (`augment.draw_transforms`).
+        shuffle: draw an order for every epoch.
+        seed: of both.
+        remainder: of the last batch: "keep" it short, "drop" it, or "pad" it with the first images, in which case
+            batches have a third part, weights of 1 and 0.
+        source: "files", or "shards" for the TFRecord files. Shards are shuffled by file and within a buffer; their
+            order differs from that of files, the augmentation of each image does not.
+        worker, workers: which part of every batch this process makes.
+        root: folder that the `file` column of a DataFrame is relative to.
+
+    Attributes:
+        rows: DataFrame, the images in the order of the manifest.
+        targets: float32 array of their targets.
+        steps: batches of an epoch.
+
+    Raises:
+        ValueError: for arguments out of range, for a manifest without images of this split, or with files missing.
+
+    Example:
+
+        train = keras_stoch.Pipeline("prepared", "train", batch_size=100, augment=True, shuffle=True)
+        for inputs, targets in train.epoch(0):
+            ...  # inputs["low_res"]: uint8 (100, 224, 224, 3), inputs["high_res"]: (100, 1024, 1024, 3)
+    """
+
+    data: object
+    split: str | None = "train"
+    batch_size: int = 100
+    low_res: int = 224
+    high_res: int | None = 1024
+    augment: bool = False
+    shuffle: bool = False
+    seed: int = 0
+    remainder: str = "keep"
+    source: str = "files"
+    worker: int = 0
+    workers: int = 1
+    root: object = None
+    rows: pd.DataFrame = field(init=False, repr=False)
+    targets: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self):
+        for name in ("batch_size", "low_res", "workers"):
+            _check_int(name, getattr(self, name), 1)
+        if self.high_res is not None:
+            _check_int("high_res", self.high_res, self.low_res)
+        _check_int("seed", self.seed, 0)
+        if self.remainder not in REMAINDERS:
+            raise ValueError(f"remainder must be one of {', '.join(REMAINDERS)}. Received: {self.remainder!r}")
+        if self.source not in ("files", "shards"):
+            raise ValueError(f"source must be 'files' or 'shards'. Received: {self.source!r}")
+        if not 0 <= self.worker < self.workers:
+            raise ValueError(f"worker must be one of 0 to {self.workers - 1}. Received: {self.worker!r}")
+        if self.batch_size % self.workers:
+            raise ValueError(f"batch_size ({self.batch_size}) must be a multiple of workers ({self.workers})")
+        if self.workers > 1 and self.remainder == "keep":
+            raise ValueError("several workers need batches of equal size: remainder must be 'drop' or 'pad'")
+        if self.workers > 1 and self.source == "shards" and self.remainder == "pad":
+            raise ValueError("shards can not be padded for several workers: remainder must be 'drop'")
+        manifest, self._root = read_manifest(self.data, self.root)
+        self.rows = manifest if self.split is None else manifest[manifest["split"] == self.split]
+        if self.rows.empty:
+            raise ValueError(
+                f"No image of split {self.split!r} in {_named(self.data)} ({len(manifest)} images altogether)"
+            )
+        self.targets = self.rows["target"].to_numpy(np.float32)
+        if self.remainder == "drop" and self.steps == 0:
+            raise ValueError(
+                f"{len(self.rows)} images of split {self.split!r} fill no batch of {self.batch_size}; "
+                "take smaller batches or remainder='keep'"
+            )
+        self._files = [str(self._root / name) for name in self.rows["file"]]
+        if self.source == "files":
+            missing = [name for name in self._files if not Path(name).is_file()]
+            if missing:
+                raise ValueError(f"{len(missing)} files of {_named(self.data)} are missing, first {missing[0]}")
+        self._size = self._image_size()
+        if max(self.high_res or 0, self.low_res) > self._size:
+            raise ValueError(
+                f"The prepared images have {self._size} pixels a side, which is less than "
+                f"high_res={self.high_res}, low_res={self.low_res}"
+            )
+
+    @property
+    def steps(self) -> int:
+        whole, rest = divmod(len(self.rows), self.batch_size)
+        return whole + (rest > 0 and self.remainder != "drop")
+
+    @property
+    def working_size(self) -> int:
+        """Side of the image that is transformed: high_res, or the smallest that a JPEG decodes to for low_res."""
+        return self.high_res or self._size // self._ratio
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Positions in `rows`, in the order of this epoch (when read from files)."""
+        if not self.shuffle:
+            return np.arange(len(self.rows))
+        return np.random.default_rng((self.seed, epoch, 0)).permutation(len(self.rows))
+
+    def transforms(self, epoch: int) -> np.ndarray:
+        """Transforms of this epoch, (images, 4), by position in `rows`; see `augment.draw_transforms`."""
+        if not self.augment:
+            return np.tile(IDENTITY, (len(self.rows), 1))
+        return draw_transforms(len(self.rows), self.seed, epoch, 1)
+
+    def epoch(self, number: int, start: int = 0):
+        """The batches of one epoch.
+
+        Args:
+            number: of the epoch, from 0.
+            start: batches to leave out at the beginning; they are not read.
+
+        Returns:
+            tf.data.Dataset of (inputs, targets) or (inputs, targets, weights): inputs a dict of uint8 "low_res" and
+            "high_res" `(batch, side, side, 3)`, or without `high_res` the low_res tensor alone; float32 `(batch,)`.
+        """
+        import tensorflow as tf
+
+        _check_int("epoch", number, 0)
+        _check_int("start", start, 0)
+        matrices = affine_matrix(self.transforms(number), self.working_size)
+        if self.source == "shards":
+            dataset = self._from_shards(number, start, matrices)
+        else:
+            positions, weights = self._positions(number, start)
+            files = np.array(self._files, object)[positions]
+            columns = (files.astype(str), self.targets[positions], matrices[positions], weights)
+            dataset = tf.data.Dataset.from_tensor_slices(columns)
+            dataset = dataset.map(self._read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        dataset = dataset.batch(
+            self.batch_size // self.workers,
+            drop_remainder=self.remainder != "keep" or len(self.rows) % self.batch_size == 0,
+        )
+        if self.remainder != "pad":
+            dataset = dataset.map(lambda inputs, targets, weights: (inputs, targets))
+        return dataset.prefetch(2)
+
+    def _positions(self, number, start) -> tuple[np.ndarray, np.ndarray]:
+        """This worker's images in order, and their weights."""
+        order = self.order(number)
+        weights = np.ones(len(order), np.float32)
+        total = self.steps * self.batch_size
+        if self.remainder == "pad":
+            weights = np.concatenate([weights, np.zeros(total - len(order), np.float32)])
+            order = np.resize(order, total)
+        elif self.remainder == "drop":
+            order, weights = order[:total], weights[:total]
+        part = self.batch_size // self.workers
+        place = np.arange(len(order))
+        mine = (place // self.batch_size >= start) & (place % self.batch_size // part == self.worker)
+        return order[mine], weights[mine]
+
+    def _from_shards(self, number, start, matrices):
+        import tensorflow as tf
+
+        shards = sorted(tf.io.gfile.glob(f"{self._root}/shards/{self.split}-*.tfrecord"))
+        if not shards:
+            raise ValueError(f"No shards of split {self.split!r} in {_named(self.data)}; prepare with shards=4, say")
+        if self.shuffle:
+            shards = [shards[i] for i in np.random.default_rng((self.seed, number, 0)).permutation(len(shards))]
+        dataset = tf.data.TFRecordDataset(shards)
+        if self.shuffle:
+            seed = int(np.random.default_rng((self.seed, number, 2)).integers(2**31))
+            dataset = dataset.shuffle(SHUFFLE_BUFFER, seed=seed, reshuffle_each_iteration=False)
+        part = self.batch_size // self.workers
+        if self.remainder == "pad":
+            ones = dataset.map(lambda record: (record, 1.0))
+            extra = self.steps * self.batch_size - len(self.rows)
+            dataset = ones.concatenate(dataset.repeat().take(extra).map(lambda record: (record, 0.0)))
+        else:
+            dataset = dataset.map(lambda record: (record, 1.0))
+            if self.remainder == "drop":
+                dataset = dataset.take(self.steps * self.batch_size)
+        dataset = dataset.shard(self.workers, self.worker).skip(start * part)
+        # A record knows its row of the manifest; the transforms are by position among the rows of this split.
+        position = np.zeros(int(self.rows.index.max()) + 1, np.int64)
+        position[self.rows.index] = np.arange(len(self.rows))
+        position, matrices = tf.constant(position), tf.constant(matrices)
+        features = {
+            "image": tf.io.FixedLenFeature([], tf.string),
+            "target": tf.io.FixedLenFeature([], tf.int64),
+            "index": tf.io.FixedLenFeature([], tf.int64),
+        }
+
+        def read(record, weight):
+            example = tf.io.parse_single_example(record, features)
+            matrix = tf.gather(matrices, tf.gather(position, example["index"]))
+            return self._make(example["image"], matrix), tf.cast(example["target"], tf.float32), weight
+
+        return dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    def _read(self, file, target, matrix, weight):
+        import tensorflow as tf
+
+        return self._make(tf.io.read_file(file), matrix), target, weight
+
+    def _make(self, encoded, matrix):
+        """The inputs of one image from its encoded bytes."""
+        import tensorflow as tf
+
+        size = self._size
+        if self._jpeg:
+            # The accurate transform is the one that Pillow uses: both decode to the same pixels.
+            ratio = self._ratio
+            image = tf.io.decode_jpeg(encoded, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
+            size //= ratio
+        else:
+            image = tf.io.decode_png(encoded, channels=3)
+        image = tf.ensure_shape(image, (size, size, 3))
+        if size != self.working_size:
+            image = reduce(image, self.working_size)
+        if self.augment:
+            image = transform(image, matrix)
+        small = reduce(image, self.low_res) if self.low_res != self.working_size else image
+        return {"low_res": small, "high_res": image} if self.high_res else small
+
+    @property
+    def _ratio(self) -> int:
+        """The largest reduction that JPEG decoding offers and that leaves enough pixels."""
+        wanted = self.high_res or self.low_res
+        ratios = [r for r in (8, 4, 2) if self._size % r == 0 and self._size // r >= wanted]
+        return ratios[0] if self._jpeg and ratios else 1
+
+    @property
+    def _jpeg(self) -> bool:
+        return not self._files[0].lower().endswith(".png")
+
+    def _image_size(self) -> int:
+        """Side of the prepared images, from the first; all have the same."""
+        from PIL import Image
+
+        if self.source == "files":
+            first = Path(self._files[0]).read_bytes()
+        else:
+            import tensorflow as tf
+
+            with tf.io.gfile.GFile(f"{self._root}/prepare.json", "r") as file:
+                record = json.loads(file.read())
+            return record["settings"]["size"]
+        with Image.open(io.BytesIO(first)) as image:
+            if image.width != image.height:
+                raise ValueError(
+                    f"{self._files[0]} is no square: {image.width}x{image.height}; prepare the images first"
+                )
+            return image.width
+
+
+def read_manifest(data, root=None) -> tuple[pd.DataFrame, Path]:
+    """The manifest of a prepared folder, or a DataFrame given instead, checked; and the folder its files are in.
+
+    Raises:
+        ValueError: if there is none, a column is missing, or a target is not 0 or 1.
+    """
+    if isinstance(data, pd.DataFrame):
+        manifest, folder = data.reset_index(drop=True), Path(root or ".")
+    elif isinstance(data, str | Path):
+        folder = Path(data)
+        if str(data).startswith(("gs://", "s3://", "hdfs://")):
+            import tensorflow as tf
+
+            with tf.io.gfile.GFile(f"{data}/manifest.csv", "r") as file:
+                manifest = pd.read_csv(io.StringIO(file.read()))
+            folder = _Remote(str(data))
+        else:
+            if not (folder / "manifest.csv").is_file():
+                raise ValueError(
+                    f"{folder} is no prepared folder: there is no manifest.csv. "
+                    f"`keras-stoch prepare RAW LABELS {folder}` makes one"
+                )
+            manifest = pd.read_csv(folder / "manifest.csv", dtype={"image": str, "patient_id": str, "lesion_id": str})
+    else:
+        raise ValueError(f"data must be a prepared folder or a DataFrame. Received: {type(data).__name__}")
+    missing = [name for name in ("file", "target") if name not in manifest]
+    if missing:
+        raise ValueError(f"The manifest lacks the columns {', '.join(missing)}. It has: {', '.join(manifest.columns)}")
+    if not manifest["target"].isin([0, 1]).all():
+        wrong = manifest.index[~manifest["target"].isin([0, 1])][0]
+        raise ValueError(
+            f"Targets must be 0 or 1. Received: {manifest['target'][wrong]!r} for {manifest['file'][wrong]} "
+            f"(row {wrong + 1})"
+        )
+    if "split" not in manifest:
+        manifest = manifest.assign(split="train")
+    return manifest, folder
+
+
+class _Remote(str):
+    """An address in object storage, which pathlib would take apart."""
+
+    def __truediv__(self, name):
+        return _Remote(f"{self}/{name}")
+
+
+def _named(data) -> str:
+    return "the DataFrame" if isinstance(data, pd.DataFrame) else str(data)
+
+
+def _check_int(name, value, least):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}. Received: {value!r}")

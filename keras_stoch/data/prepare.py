@@ -1,0 +1,524 @@
+"""Raw downloads -> a folder of equal, square, high-resolution images with a manifest. Section 4.1.5 of the paper.
+
+    OUT/images/ISIC_0000018.jpg ...   size x size pixels, RGB, 8 bits
+    OUT/manifest.csv                  one row per image: target, split, group, source
+    OUT/prepare.json                  settings, versions, counts, and why each dropped image was dropped
+    OUT/shards/train-00000-of-00004.tfrecord ...   on request, the same bytes
+    OUT/journal.jsonl                 what is done, so that an interrupted run goes on
+
+Every file appears whole or not at all: it is written under another name and then renamed. The journal is appended to
+after the image is in place; a run that was killed redoes at most the images it was at.
+"""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import platform
+import threading
+import warnings
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+FORMATS = {"jpeg": ".jpg", "png": ".png"}
+MAX_PIXELS = 89_000_000  # ISIC's largest photographs have 36 million; more than this is refused as a bomb
+MANIFEST_COLUMNS = (
+    *("image", "file", "target", "split", "group", "years", "conflict", "diagnosis", "patient_id", "lesion_id"),
+    *("sex", "age", "site", "source", "source_width", "source_height", "cropped", "hash"),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the pixels. A folder holds images of one setting only.
+
+    Attributes:
+        size: side of the prepared square in pixels.
+        min_side: images smaller than this in either dimension are dropped.
+        crop_over: images larger than this in both dimensions are cropped,
+        crop_to: to this many pixels a side, from their centre.
+        format: "jpeg" or "png".
+        quality: of JPEG, 1 to 95. Chroma is not subsampled.
+        filter: of the resize, which is antialiased.
+    """
+
+    size: int = 1024
+    min_side: int = 1000
+    crop_over: int = 3048
+    crop_to: int = 2048
+    format: str = "jpeg"
+    quality: int = 95
+    filter: str = "lanczos"
+
+    def __post_init__(self):
+        for name in ("size", "min_side", "crop_over", "crop_to", "quality"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer. Received: {value!r}")
+        if self.format not in FORMATS:
+            raise ValueError(f"format must be one of {', '.join(FORMATS)}. Received: {self.format!r}")
+        if self.quality > 95:
+            raise ValueError(f"quality must be at most 95 (more only makes files larger). Received: {self.quality}")
+        if self.filter != "lanczos":
+            raise ValueError(f"filter must be 'lanczos'. Received: {self.filter!r}")
+        if self.crop_to > self.crop_over:
+            raise ValueError(f"crop_to ({self.crop_to}) must not exceed crop_over ({self.crop_over})")
+
+
+class Dropped(Exception):
+    """An image that is left out; the text says why."""
+
+
+def write_atomically(path, content: str | bytes) -> Path:
+    """Writes a file whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def find_sources(folder) -> dict[str, Path]:
+    """The photographs below a folder by image id.
+
+    Of several files for one id, one that is not a "_downsampled" copy goes first, then the largest one.
+
+    Raises:
+        ValueError: if there is no such folder, or no image below it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"No such folder of images: {folder}")
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        # Hidden files are not photographs: macOS leaves "._ISIC_0000000.jpg" beside each real one.
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
+            continue
+        name = path.stem.removesuffix("_downsampled")
+        rank = (path.stem == name, path.stat().st_size)
+        if name not in found or rank > found[name][0]:
+            found[name] = (rank, path)
+    if not found:
+        raise ValueError(f"No images ({', '.join(SUFFIXES)}) below {folder}")
+    return {name: path for name, (_, path) in sorted(found.items())}
+
+
+def open_image(path) -> Image.Image:
+    """Opens a photograph upright as 8-bit RGB, whatever it was.
+
+    EXIF orientation is applied, palettes, grey and CMYK are converted, transparency is laid over white, 16 bits a
+    channel become 8 by division by 257.
+
+    Raises:
+        Dropped: if it is no image, truncated, larger than `MAX_PIXELS`, or has values of unknown range.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata that nobody reads; bombs are refused by size, below
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Dropped(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS} are refused")
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except Dropped:
+        raise
+    except Image.DecompressionBombError:
+        raise Dropped(f"more than {MAX_PIXELS} pixels are refused") from None
+    except Exception as error:  # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, ...
+        raise Dropped(f"unreadable: {error}") from None
+
+
+def _to_rgb(image):
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # "I;16", "I;16B" and 32-bit containers of 16-bit values
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise Dropped(f"grey values {values.min()} to {values.max()} fit neither 8 nor 16 bits")
+        return Image.fromarray(np.uint8(np.rint(values / 257))).convert("RGB")
+    if image.mode == "F":
+        raise Dropped("floating-point pixels of unknown range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def prepare_image(image: Image.Image, settings: Settings) -> tuple[Image.Image, bool]:
+    """The paper's steps: drop the small, crop the very large, resize.
+
+    Args:
+        image: RGB.
+        settings: `Settings`.
+
+    Returns:
+        The image of settings.size x settings.size pixels, and whether it was cropped. The aspect ratio is not kept.
+
+    Raises:
+        Dropped: if the image is smaller than settings.min_side in either dimension.
+    """
+    width, height = image.size
+    if min(width, height) < settings.min_side:
+        raise Dropped(f"smaller than {settings.min_side} pixels")
+    cropped = min(width, height) > settings.crop_over
+    if cropped:
+        left, top = (width - settings.crop_to) // 2, (height - settings.crop_to) // 2
+        image = image.crop((left, top, left + settings.crop_to, top + settings.crop_to))
+    return image.resize((settings.size,) * 2, Image.Resampling.LANCZOS), cropped
+
+
+def prepare(
+    raw,
+    labels,
+    out,
+    *,
+    settings: Settings | None = None,
+    malignant="paper",
+    on_conflict="latest",
+    split="group",
+    validation=0.2,
+    seed=0,
+    shards=0,
+    workers=None,
+    progress=False,
+) -> dict:
+    """Prepares all labelled photographs below `raw` into `out`, and goes on where an interrupted run stopped.
+
+    Args:
+        raw: folder of photographs, searched at any depth. A file belongs to the image whose id is its name.
+        labels: files or folders for `read_labels`.
+        out: folder to write; nothing is written elsewhere.
+        settings: `Settings`, by default the paper's.
+        malignant, on_conflict: see `read_labels` and `merge_labels`.
+        split, validation, seed: see `split_images`; near-duplicates, lesions and patients are groups.
+        shards: number of TFRecord files for training and, by share, validation; 0 writes none. Needs TensorFlow.
+        workers: threads; all cores by default.
+        progress: show a bar with rate and time left.
+
+    Returns:
+        The record that is also in `out`/prepare.json: settings, versions, counts, dropped images.
+
+    Raises:
+        ValueError: for bad labels or arguments, for an `out` that was prepared with other settings or is being
+            prepared by another process, or if nothing is left to train on.
+        OSError: if `out` can not be written.
+    """
+    from keras_stoch.data.audit import group_images, near_duplicates, split_images
+    from keras_stoch.data.labels import merge_labels, read_labels
+
+    settings = settings or Settings()
+    if isinstance(shards, bool) or not isinstance(shards, int) or shards < 0:
+        raise ValueError(f"shards must be 0 or a positive integer. Received: {shards!r}")
+    # All that can be wrong with the arguments shows before hours of work.
+    split_images([0, 1], [0, 1], split=split, validation=validation, seed=seed)
+    read = read_labels(labels, malignant)
+    table = merge_labels(read, on_conflict)
+    raw, out = Path(raw), Path(out)
+    if raw.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"{out} holds the photographs ({raw}) themselves; choose another folder to write")
+    # An `out` below `raw` is not read back in.
+    prepared = out.resolve()
+    sources = {name: path for name, path in find_sources(raw).items() if prepared not in path.resolve().parents}
+    table = table.assign(source=table["image"].map(sources))
+    there = table.dropna(subset="source")
+    if there.empty:
+        raise ValueError(
+            f"None of the {len(table)} labelled images is below {raw}, which holds {len(sources)} images such as "
+            f"{', '.join(list(sources)[:3])}"
+        )
+    with _claim(out, settings):
+        journal = _Journal(out / "journal.jsonl")
+        suffix = FORMATS[settings.format]
+        jobs = [
+            (row.image, row.source, out / "images" / (row.image + suffix))
+            for row in there.itertuples()
+            if not journal.is_done(row.image, row.source, out / "images" / (row.image + suffix))
+        ]
+        _work(jobs, settings, journal, workers, progress)
+        done = pd.DataFrame([journal.done[image] | {"image": image} for image in there["image"]])
+        kept = there.merge(done[done["dropped"].isna()].drop(columns="dropped"), on="image", how="inner")
+        dropped = done[done["dropped"].notna()]
+        if kept.empty:
+            reasons = Counter(dropped["dropped"])
+            raise ValueError(f"No image is left: {', '.join(f'{n} {reason}' for reason, n in reasons.items())}")
+        near = near_duplicates([bytes.fromhex(value) for value in kept["hash"]])
+        names = kept["image"].tolist()
+        pairs = [(names[a], names[b]) for a, b, _ in near]
+        listed = zip(read.duplicates["first"], read.duplicates["second"], strict=True)
+        kept["group"] = group_images(kept, [*pairs, *listed])
+        held = split_images(kept["target"], kept["group"], split=split, validation=validation, seed=seed)
+        kept["split"] = np.where(held, "validation", "train")
+        kept["file"] = "images/" + kept["image"] + suffix
+        kept["source"] = [str(path.relative_to(raw)) for path in kept["source"]]
+        manifest = kept.reindex(columns=MANIFEST_COLUMNS)
+        for name in ("source_width", "source_height"):
+            manifest[name] = manifest[name].astype(int)
+        _forget_others(out, set(journal.done) - set(manifest["image"]), suffix)
+        # The manifest of an earlier, smaller run would not fit while shards are renewed.
+        (out / "manifest.csv").unlink(missing_ok=True)
+        files = _write_shards(manifest, out, shards, settings) if shards else _no_shards(out)
+        record = {
+            "settings": asdict(settings),
+            "split": {"split": split, "validation": validation, "seed": seed},
+            "malignant": sorted(read.rule),
+            "on_conflict": on_conflict,
+            "versions": _versions(),
+            "labels": json.loads(read.files.to_json(orient="records")),
+            "counts": {
+                "labelled": len(table),
+                "without_file": len(table) - len(there),
+                "files_without_label": len(set(sources) - set(table["image"])),
+                "kept": len(manifest),
+                "cropped": int(manifest["cropped"].sum()),
+                "malignant": int(manifest["target"].sum()),
+                "train": int((~held).sum()),
+                "validation": int(held.sum()),
+                "near_duplicate_pairs": len(pairs),
+                "dropped": dict(Counter(dropped["dropped"].str.split(":").str[0]).most_common()),
+            },
+            "dropped": {
+                row.image: {"source": str(sources[row.image].relative_to(raw)), "reason": row.dropped}
+                for row in dropped.itertuples()
+            },
+            "files_without_label": sorted(set(sources) - set(table["image"])),
+            "shards": files,
+        }
+        write_atomically(out / "prepare.json", json.dumps(record, indent=1) + "\n")
+        write_atomically(out / "manifest.csv", manifest.to_csv(index=False, lineterminator="\n"))
+    return record
+
+
+def describe(record: dict) -> str:
+    """What `prepare` did, for people."""
+    counts = record["counts"]
+    lines = [
+        f"{counts['kept']} images kept ({counts['malignant']} malignant, {counts['cropped']} cropped), "
+        f"{counts['train']} for training and {counts['validation']} for validation",
+        f"{counts['without_file']} of {counts['labelled']} labelled images have no file, "
+        f"{counts['files_without_label']} files have no label, "
+        f"{counts['near_duplicate_pairs']} pairs of near-duplicates stay on one side of the split",
+    ]
+    lines += [f"{number} dropped: {reason}" for reason, number in counts["dropped"].items()]
+    broken = [(image, why) for image, why in record["dropped"].items() if not why["reason"].startswith("smaller")]
+    lines += [f"  {why['source']}: {why['reason']}" for image, why in broken]
+    return "\n".join(lines)
+
+
+def hash_sources(sources: dict[str, Path], progress=False) -> tuple[list[str], list[bytes]]:
+    """Perceptual hashes of photographs; unreadable ones are left out.
+
+    Args:
+        sources: from `find_sources`.
+
+    Returns:
+        Image ids and their hashes.
+    """
+    from keras_stoch.data.audit import image_hash
+
+    def read(item):
+        name, path = item
+        try:
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    return None
+                image.draft("RGB", (256, 256))  # JPEGs are decoded at reduced scale
+                return name, image_hash(_to_rgb(image))
+        except (Dropped, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return None
+
+    with ThreadPoolExecutor(_cores()) as pool, _bar(len(sources), "hash", progress) as bar:
+        found = []
+        for result in pool.map(read, sources.items()):
+            bar.update()
+            if result:
+                found.append(result)
+    return [name for name, _ in found], [value for _, value in found]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _bar(total, name, progress):
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=name, unit="image", disable=not progress)
+
+
+@contextlib.contextmanager
+def _claim(out: Path, settings: Settings):
+    """Makes `out` ours: its folders, a lock against a second run, and the settings its images must share."""
+    if out.exists() and not (out / "settings.json").exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds other things; choose a new or an empty folder")
+    if (out / "images").is_symlink():
+        raise ValueError(f"{out / 'images'} is a link; nothing is written outside {out}")
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{out} is being prepared by another process") from None
+        for partial in [*out.glob(".*.partial"), *out.glob("images/.*.partial"), *out.glob("shards/.*.partial")]:
+            partial.unlink()
+        mine = json.dumps(asdict(settings))
+        known = out / "settings.json"
+        if known.exists() and (before := known.read_text().strip()) != mine:
+            raise ValueError(f"{out} holds images of other settings: {before}, not {mine}. Choose another folder")
+        write_atomically(known, mine + "\n")
+        yield
+
+
+class _Journal:
+    """One line of JSON per image that is finished, kept or dropped. A torn last line is forgotten."""
+
+    def __init__(self, path: Path):
+        self.path, self.done, lines = path, {}, []
+        if path.exists():
+            for line in path.read_text(errors="replace").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    entry = json.loads(line)
+                    self.done[entry.pop("image")] = entry
+                    lines.append(line)
+            write_atomically(path, "".join(line + "\n" for line in lines))
+
+    def is_done(self, image: str, source: Path, target: Path) -> bool:
+        entry = self.done.get(image)
+        if entry is None or entry["stamp"] != _stamp(source):
+            return False
+        return entry["dropped"] is not None or (target.exists() and target.stat().st_size == entry["bytes"])
+
+    def add(self, image: str, entry: dict):
+        self.done[image] = entry
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"image": image} | entry) + "\n")
+
+
+def _stamp(path: Path) -> list:
+    stat = path.stat()
+    return [str(path.name), stat.st_size, stat.st_mtime_ns]
+
+
+def _work(jobs, settings, journal, workers, progress):
+    """Runs the jobs in threads (Pillow lets go of Python's lock while it decodes, resizes and encodes).
+
+    At most a few jobs a worker are in flight, so that memory does not grow with their number.
+    """
+    workers = workers or _cores()
+    waiting = iter(jobs)
+    pool = ThreadPoolExecutor(workers)
+    running = {}
+    with _bar(len(jobs), "prepare", progress) as bar:
+        try:
+            while True:
+                for job in waiting:
+                    running[pool.submit(_one, *job[1:], settings)] = job[0]
+                    if len(running) >= 2 * workers:
+                        break
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    journal.add(running.pop(future), future.result())
+                    bar.update()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _one(source: Path, target: Path, settings: Settings) -> dict:
+    """Prepares one photograph; returns its line of the journal."""
+    from keras_stoch.data.audit import image_hash
+
+    entry = {"stamp": _stamp(source), "dropped": None}
+    try:
+        image = open_image(source)
+        entry |= {"source_width": image.width, "source_height": image.height}
+        image, entry["cropped"] = prepare_image(image, settings)
+    except Dropped as reason:
+        target.unlink(missing_ok=True)
+        return entry | {"dropped": str(reason)}
+    buffer = io.BytesIO()
+    if settings.format == "jpeg":
+        image.save(buffer, "JPEG", quality=settings.quality, subsampling=0)
+    else:
+        image.save(buffer, "PNG")
+    write_atomically(target, buffer.getvalue())
+    return entry | {"bytes": buffer.tell(), "hash": image_hash(image).hex()}
+
+
+def _forget_others(out: Path, images: set[str], suffix: str):
+    """Removes images of an earlier run that are no longer part of the set, so that folder and manifest agree."""
+    for image in images:
+        (out / "images" / (image + suffix)).unlink(missing_ok=True)
+
+
+def _no_shards(out: Path) -> list[str]:
+    for path in out.glob("shards/*.tfrecord"):
+        path.unlink()
+    return []
+
+
+def _write_shards(manifest, out: Path, shards: int, settings: Settings) -> list[str]:
+    """TFRecord files of the same encoded images, each in random order across shards.
+
+    Features: image (encoded bytes), name, target, index (the row of the manifest).
+    """
+    import tensorflow as tf
+
+    _no_shards(out)
+    (out / "shards").mkdir(exist_ok=True)
+    written = []
+    for split, rows in manifest.groupby("split"):
+        number = shards if split == "train" else max(1, round(shards * len(rows) / max(len(manifest) - len(rows), 1)))
+        number = min(number, len(rows))
+        order = np.random.default_rng(0).permutation(rows.index.to_numpy())
+        for part, indices in enumerate(np.array_split(order, number)):
+            path = out / "shards" / f"{split}-{part:05d}-of-{number:05d}.tfrecord"
+            partial = path.with_name(f".{path.name}.partial")
+            with tf.io.TFRecordWriter(str(partial)) as writer:
+                for index in indices:
+                    row = manifest.loc[index]
+                    feature = {
+                        "image": _bytes(tf, (out / row["file"]).read_bytes()),
+                        "name": _bytes(tf, row["image"].encode()),
+                        "target": _int(tf, row["target"]),
+                        "index": _int(tf, index),
+                    }
+                    writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+            os.replace(partial, path)
+            written.append(f"shards/{path.name}")
+    return written
+
+
+def _bytes(tf, value):
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def _int(tf, value):
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(value)]))
+
+
+def _versions() -> dict[str, str]:
+    import PIL
+
+    import keras_stoch
+
+    return {
+        "keras_stoch": keras_stoch.__version__,
+        "python": platform.python_version(),
+        "pillow": PIL.__version__,
+        "numpy": np.__version__,
+        "pandas": pd.__version__,
+    }

@@ -1,0 +1,145 @@
+"""A prepared folder -> batches for PyTorch: the same images, order and augmentation as `keras_stoch.data.pipeline`.
+
+What the two share is the folder and one convention: the order of an epoch is NumPy's permutation seeded by
+(seed, epoch, 0), and the transforms are uniform numbers seeded by (seed, epoch, 1), one row for every image.
+"""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+
+class PreparedImages(torch.utils.data.Dataset):
+    """Images of a prepared folder, augmented by the numbers of the epoch that `set_epoch` names.
+
+    Args:
+        folder: with manifest.csv and images/, as written by `keras-stoch prepare`.
+        split: "train", "validation", or None for all.
+        low_res, high_res: sides in pixels; without `high_res`, JPEGs are decoded at reduced scale.
+        augment: rotation, scale and flips, one transform per image for both resolutions.
+        seed: of the augmentation.
+
+    Items are ({"low_res", "high_res"}, target): uint8 tensors (3, side, side) and a float32 scalar.
+
+    Raises:
+        ValueError: if the folder has no manifest or no image of this split.
+    """
+
+    def __init__(self, folder, split="train", low_res=224, high_res=1024, augment=False, seed=0):
+        self.folder, self.low_res, self.high_res = Path(folder), low_res, high_res
+        self.augment, self.seed = augment, seed
+        if not (self.folder / "manifest.csv").is_file():
+            raise ValueError(f"{folder} is no prepared folder: there is no manifest.csv")
+        with open(self.folder / "manifest.csv", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if split is None or row["split"] == split]
+        if not rows:
+            raise ValueError(f"No image of split {split!r} in {folder}")
+        self.files = [row["file"] for row in rows]
+        self.targets = np.array([float(row["target"]) for row in rows], np.float32)
+        with Image.open(self.folder / self.files[0]) as image:
+            self.size = image.width
+        if max(high_res or 0, low_res) > self.size:
+            raise ValueError(f"The prepared images have {self.size} pixels a side, less than {low_res=}, {high_res=}")
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int):
+        """Draws the transforms of this epoch."""
+        uniform = np.random.default_rng((self.seed, epoch, 1)).random((len(self.files), 4))
+        self.transforms = np.concatenate(
+            [[[-180.0, 0.6]] + uniform[:, :2] * [[360.0, 1.0 - 0.6]], np.floor(2 * uniform[:, 2:])], axis=1
+        )
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        with Image.open(self.folder / self.files[index]) as file:
+            wanted = self.high_res or self.low_res
+            if file.format == "JPEG":
+                file.draft("RGB", (wanted, wanted))  # never below `wanted`
+            image = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
+        if self.high_res and image.shape[-1] != self.high_res:
+            image = reduce(image, self.high_res)
+        if self.augment:
+            image = transform(image, self.transforms[index])
+        small = reduce(image, self.low_res) if image.shape[-1] != self.low_res else image
+        target = torch.tensor(self.targets[index])
+        return ({"low_res": small, "high_res": image} if self.high_res else {"low_res": small}), target
+
+
+def transform(image: torch.Tensor, parameters) -> torch.Tensor:
+    """Turns an image counter-clockwise, scales and flips it about its centre, bilinearly; outside is black.
+
+    Args:
+        image: uint8 (3, side, side).
+        parameters: angle in degrees, scale, horizontal flip, vertical flip.
+    """
+    angle, scale, flip_x, flip_y = (float(value) for value in parameters)
+    cosine, sine = math.cos(math.radians(angle)) / scale, math.sin(math.radians(angle)) / scale
+    sign_x, sign_y = 1 - 2 * flip_x, 1 - 2 * flip_y
+    # Coordinates that go from -1 at the centre of the first pixel to 1 at that of the last.
+    theta = torch.tensor([[sign_x * cosine, -sign_x * sine, 0.0], [sign_y * sine, sign_y * cosine, 0.0]])
+    grid = F.affine_grid(theta[None], (1, *image.shape), align_corners=True)
+    warped = F.grid_sample(image[None].float(), grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return warped[0].round().to(torch.uint8)
+
+
+def reduce(image: torch.Tensor, size: int) -> torch.Tensor:
+    """The image at `size` x `size` pixels, antialiased by a triangular filter. uint8 in, uint8 out."""
+    small = F.interpolate(image[None].float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return small[0].round().clamp(0, 255).to(torch.uint8)
+
+
+class EpochBatches(torch.utils.data.Sampler):
+    """Batches of indices in the order of one epoch; worker `rank` of `world` gets its part of each.
+
+    Args:
+        count: images.
+        batch_size: over all workers.
+        shuffle: draw an order for every epoch.
+        seed: of the order.
+        drop_remainder: leave out a short last batch; several workers need it.
+        rank, world: number of this worker and of all.
+    """
+
+    def __init__(self, count, batch_size, shuffle=False, seed=0, drop_remainder=False, rank=0, world=1):
+        if batch_size % world or (world > 1 and not drop_remainder):
+            raise ValueError(f"{world} workers need a batch_size divisible by them and drop_remainder=True")
+        self.count, self.batch_size, self.shuffle, self.seed = count, batch_size, shuffle, seed
+        self.drop_remainder, self.rank, self.world = drop_remainder, rank, world
+        self.epoch, self.start = 0, 0
+
+    def set_epoch(self, epoch: int, start: int = 0):
+        """The epoch to sample, and how many of its batches to leave out."""
+        self.epoch, self.start = epoch, start
+
+    def __len__(self):
+        whole, rest = divmod(self.count, self.batch_size)
+        return whole + (rest > 0 and not self.drop_remainder) - self.start
+
+    def __iter__(self):
+        order = np.arange(self.count)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch, 0)).permutation(self.count)
+        part = self.batch_size // self.world
+        for step in range(self.start, self.start + len(self)):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield batch[self.rank * part : (self.rank + 1) * part].tolist() if self.world > 1 else batch.tolist()
+
+
+def make_loader(
+    folder, split="train", batch_size=100, low_res=224, high_res=1024, augment=False, shuffle=False, seed=0,
+    drop_remainder=False, rank=0, world=1, num_workers=0,
+):  # fmt: skip
+    """A DataLoader over a prepared folder.
+
+    Call `loader.dataset.set_epoch(n)` and `loader.batch_sampler.set_epoch(n)` before each epoch.
+    """
+    images = PreparedImages(folder, split, low_res, high_res, augment, seed)
+    batches = EpochBatches(len(images), batch_size, shuffle, seed, drop_remainder, rank, world)
+    return torch.utils.data.DataLoader(images, batch_sampler=batches, num_workers=num_workers)
