@@ -3,6 +3,7 @@
 Noise images make the logits of a classifier nearly equal and hide faults; these have objects, edges and texture.
 """
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,21 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def find_images(folder) -> list[Path]:
-    """All image files below a folder, sorted.
+    """All image files below a folder, sorted; those of the manifest, if it is a prepared folder.
 
     Raises:
-        ValueError: if there is no such folder, or it holds no images.
+        ValueError: if there is no such folder, or it holds no images, or lacks images of its manifest.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"--images: no such folder: {folder}")
+    if (folder / "manifest.csv").is_file():
+        with open(folder / "manifest.csv", newline="") as file:
+            paths = [folder / row["file"] for row in csv.DictReader(file)]
+        missing = [path for path in paths if not path.is_file()]
+        if missing or not paths:
+            raise ValueError(f"--images: {len(missing)} of {len(paths)} images of {folder}/manifest.csv are missing")
+        return sorted(paths)
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise ValueError(f"--images: no images ({', '.join(SUFFIXES)}) below {folder}")

@@ -25,3 +25,40 @@ def test_windows_draws_a_figure(tmp_path, capsys):
 def test_wrong_arguments_exit_with_2(arguments, message, capsys):
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_from_lesions_to_figure(tmp_path, capsys):
+    """Lesions, their labels as a plain table, preparation, audit and figure, one after the other."""
+    import pandas as pd
+
+    lesions, out = tmp_path / "lesions", tmp_path / "out"
+    assert main(["lesions", str(lesions), "--count", "10", "--size", "64", "--figure", str(tmp_path / "l.png")]) == 0
+    pd.read_csv(lesions / "manifest.csv")[["image", "target"]].to_csv(tmp_path / "labels.csv", index=False)
+    arguments = ["prepare", str(lesions), str(tmp_path / "labels.csv"), str(out), "--size", "64", "--min-side", "64"]
+    assert main([*arguments, "--format", "png"]) == 0
+    assert "10 images kept (5 malignant, 0 cropped), 8 for training and 2 for validation" in capsys.readouterr().out
+    assert (
+        main(["audit", str(tmp_path / "labels.csv"), "--images", str(lesions), "--json", str(tmp_path / "a.json")]) == 0
+    )
+    assert "Validation rows that training has seen" in capsys.readouterr().out
+    assert main(["augment", str(out), "--low-res", "32", "--images", "2", "--out", str(tmp_path / "a.png")]) == 0
+    for name in ("a.png", "l.png"):
+        with Image.open(tmp_path / name) as figure:
+            assert np.asarray(figure).std() > 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare", "nowhere", "nowhere.csv", "out"], "No such label file or folder: nowhere.csv"),
+        (["prepare", "nowhere", "nowhere.csv", "out", "--quality", "100"], "quality must be at most 95"),
+        (["audit", "nowhere.csv"], "No such label file or folder"),
+        (["augment", "nowhere"], "nowhere is no prepared folder"),
+        (["lesions", "new", "--strength", "2"], "strength must lie between 0 and 1. Received: 2.0"),
+    ],
+)
+def test_wrong_data_arguments_exit_with_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # nothing was begun
