@@ -37,6 +37,8 @@ class Pipeline:
         source: "files", or "shards" for the TFRecord files. Shards are shuffled by file and within a buffer; their
             order differs from that of files, the augmentation of each image does not.
         worker, workers: which part of every batch this process makes.
+        replicas: how many equal pieces its part is cut into, one after the other: tf.distribute hands one to each of
+            a worker's replicas.
         root: folder that the `file` column of a DataFrame is relative to.
 
     Attributes:
@@ -66,12 +68,13 @@ class Pipeline:
     source: str = "files"
     worker: int = 0
     workers: int = 1
+    replicas: int = 1
     root: object = None
     rows: pd.DataFrame = field(init=False, repr=False)
     targets: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
-        for name in ("batch_size", "low_res", "workers"):
+        for name in ("batch_size", "low_res", "workers", "replicas"):
             _check_int(name, getattr(self, name), 1)
         if self.high_res is not None:
             _check_int("high_res", self.high_res, self.low_res)
@@ -82,10 +85,16 @@ class Pipeline:
             raise ValueError(f"source must be 'files' or 'shards'. Received: {self.source!r}")
         if not 0 <= self.worker < self.workers:
             raise ValueError(f"worker must be one of 0 to {self.workers - 1}. Received: {self.worker!r}")
-        if self.batch_size % self.workers:
-            raise ValueError(f"batch_size ({self.batch_size}) must be a multiple of workers ({self.workers})")
-        if self.workers > 1 and self.remainder == "keep":
-            raise ValueError("several workers need batches of equal size: remainder must be 'drop' or 'pad'")
+        pieces = self.workers * self.replicas
+        if self.batch_size % pieces:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of workers x replicas "
+                f"({self.workers} x {self.replicas})"
+            )
+        if pieces > 1 and self.remainder == "keep":
+            raise ValueError(
+                "several workers or replicas need batches of equal size: remainder must be 'drop' or 'pad'"
+            )
         if self.workers > 1 and self.source == "shards" and self.remainder == "pad":
             raise ValueError("shards can not be padded for several workers: remainder must be 'drop'")
         manifest, self._root = read_manifest(self.data, self.root)
@@ -159,7 +168,7 @@ class Pipeline:
             dataset = tf.data.Dataset.from_tensor_slices(columns)
             dataset = dataset.map(self._read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         dataset = dataset.batch(
-            self.batch_size // self.workers,
+            self.batch_size // self.workers // self.replicas,
             drop_remainder=self.remainder != "keep" or len(self.rows) % self.batch_size == 0,
         )
         if self.remainder != "pad":

@@ -164,7 +164,7 @@ def test_it_feeds_keras_fit(folder):
         ({"high_res": 512}, "have 128 pixels a side, which is less than high_res=512"),
         ({"high_res": 32}, "high_res must be an integer of at least 64"),
         ({"remainder": "maybe"}, "remainder must be one of keep, drop, pad"),
-        ({"workers": 3, "batch_size": 8, "remainder": "drop"}, "must be a multiple of workers"),
+        ({"workers": 3, "batch_size": 8, "remainder": "drop"}, "must be a multiple of workers x replicas"),
         ({"workers": 2}, "remainder must be 'drop' or 'pad'"),
         ({"source": "shards"}, "No shards of split 'train'"),
     ],

@@ -1,0 +1,650 @@
+"""`fit`: the paper's training, on one device, several, or several machines. Sections 4.1.7, 4.1.8 and 5.1.1.
+
+One engine for all: a step is a function that every replica runs on its share of the batch, divided by the size of the
+whole batch and summed. Keras's own `fit` does not run on several workers today.
+
+What a run has drawn and seen is a function of its seed alone: data order and augmentation follow from seed and epoch
+number, and the states of all random generators are part of a checkpoint. So a run that was killed goes on to the very
+curves and weights of one that was not.
+"""
+
+import contextlib
+import hashlib
+import math
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+STRATEGIES = ("one", "mirrored", "multiworker")
+PRECISIONS = (None, "mixed_bfloat16", "mixed_float16")
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no number any more."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. The defaults are the paper's (section 5.1.1).
+
+    Attributes:
+        epochs: of 60.
+        batch_size: images per step, over all replicas and workers.
+        learning_rate: held for `hold_epochs`, then multiplied by `decay` once per epoch. The paper calls the hold
+            "warmup".
+        rho, momentum, epsilon: of RMSprop; epsilon stands inside the square root, as in Keras.
+        dropout, drop_connect: rates of models made by name.
+        low_res, high_res: sides in pixels; the architecture's own if None.
+        augment: rotate, scale and flip training images.
+        augment_validation: validation images too, as the paper did.
+        passes: draws of the windows that validation averages over; the paper's test-time augmentation is 3.
+        window_sharing: "batch" or "image", see `StochasticConv2D`.
+        mixed_precision: None, "mixed_bfloat16" or "mixed_float16".
+        sync_batch_norm: whether replicas share batch statistics, so that their number does not change the result. The
+            official models do not.
+        jit_compile: compile steps with XLA; for one GPU.
+    """
+
+    epochs: int = 60
+    batch_size: int = 100
+    learning_rate: float = 1e-3
+    hold_epochs: int = 15
+    decay: float = 0.9
+    rho: float = 0.99
+    momentum: float = 0.0
+    epsilon: float = 1e-8
+    dropout: float = 0.2
+    drop_connect: float = 0.2
+    low_res: int | None = None
+    high_res: int | None = None
+    augment: bool = True
+    augment_validation: bool = False
+    passes: int = 1
+    window_sharing: str = "batch"
+    mixed_precision: str | None = None
+    sync_batch_norm: bool = True
+    jit_compile: bool = False
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "passes"):
+            self._check(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "an integer of at least 1")
+        self._check("hold_epochs", _is_int(self.hold_epochs) and self.hold_epochs >= 0, "an integer of at least 0")
+        for name in ("learning_rate", "epsilon"):
+            value = getattr(self, name)
+            self._check(name, _is_number(value) and 0 < value < math.inf, "a positive number")
+        self._check("decay", _is_number(self.decay) and 0 < self.decay <= 1, "a number in (0, 1]")
+        for name in ("rho", "momentum", "dropout", "drop_connect"):
+            value = getattr(self, name)
+            self._check(name, _is_number(value) and 0 <= value < 1, "a number in [0, 1)")
+        for name in ("augment", "augment_validation", "sync_batch_norm", "jit_compile"):
+            self._check(name, isinstance(getattr(self, name), bool), "True or False")
+        for name in ("low_res", "high_res"):
+            value = getattr(self, name)
+            self._check(name, value is None or (_is_int(value) and value >= 32), "None or an integer of at least 32")
+        self._check("window_sharing", self.window_sharing in ("batch", "image"), "'batch' or 'image'")
+        self._check("mixed_precision", self.mixed_precision in PRECISIONS, f"one of {PRECISIONS}")
+
+    def _check(self, name, good, expected):
+        if not good:
+            raise ValueError(f"{name} must be {expected}. Received: {name}={getattr(self, name)!r}")
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0: held through the first `hold_epochs`, decayed from then on."""
+        return self.learning_rate * self.decay ** max(0, epoch + 1 - self.hold_epochs)
+
+
+def make_recipe(options: dict) -> Recipe:
+    """A `Recipe`; ValueError that lists the known options for an unknown one."""
+    known = [field.name for field in fields(Recipe)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"Unknown options: {', '.join(unknown)}. A recipe has: {', '.join(known)}")
+    return Recipe(**options)
+
+
+def fit(
+    model,
+    data=None,
+    out="runs/latest",
+    *,
+    runs=1,
+    seed=0,
+    strategy="one",
+    validation_data=None,
+    callbacks=(),
+    progress=False,
+    checkpoint_seconds=300.0,
+    **recipe,
+) -> list[dict]:
+    """Trains a model, several times if asked to, and writes everything into a folder.
+
+    The same command again goes on where an earlier one stopped, or was killed, to the same result.
+
+    Args:
+        model: the name of a model; a function without arguments that builds a Keras model with logits `(batch, 1)`; or
+            such a model itself, for a single run on one device.
+        data: a folder written by `prepare` or `write_lesions`; None for generated lesions (in the user's cache); or a
+            tf.data.Dataset of batches `(inputs, targets)`, and `validation_data` beside it. A third part of a batch,
+            a dict with "windows" and "drop_masks", replaces what the model would draw; all arrays have a batch axis.
+        out: folder; each run gets a folder below it, `run-0` and so on, and a row in `results.csv`.
+        runs: number of runs. Run n has the seed `seed + n`; all have the same split.
+        seed: of weights, order, augmentation, windows and dropout.
+        strategy: "one" device; "mirrored" (MirroredStrategy over all devices of this machine); "multiworker"
+            (MultiWorkerMirroredStrategy, with TF_CONFIG set; `out` must be a folder that all workers see); or a
+            tf.distribute.Strategy.
+        validation_data: tf.data.Dataset, if `data` is one.
+        callbacks: Keras callbacks. What they remember is not part of a checkpoint.
+        progress: show a bar for each epoch.
+        checkpoint_seconds: write a checkpoint in mid-epoch after this time, besides those between epochs.
+        **recipe: fields of `Recipe`.
+
+    Returns:
+        A dict per run: seed, epochs, best_epoch, best_val_auc, final_val_auc, final_val_loss, seconds.
+
+    Raises:
+        ValueError: before the first step, for unknown or wrong options, one class only, targets outside {0, 1}, images
+            smaller than a window, an empty split, values that are no numbers, or a folder with another run in it.
+        OSError: if the folder can not be written.
+        TrainingDiverged: if the loss is no number any more; the last good weights are kept.
+
+    Example:
+
+        keras_stoch.fit("split-b0", data="prepared", out="runs/split", runs=5, strategy="mirrored")
+    """
+    recipe = make_recipe(recipe)
+    if not _is_int(runs) or runs < 1:
+        raise ValueError(f"runs must be an integer of at least 1. Received: {runs!r}")
+    if not _is_int(seed) or seed < 0:
+        raise ValueError(f"seed must be an integer of at least 0. Received: {seed!r}")
+    strategy, name = _strategy(strategy)
+    replicas = strategy.num_replicas_in_sync
+    if recipe.batch_size % replicas:
+        raise ValueError(f"batch_size must be a multiple of the {replicas} replicas. Received: {recipe.batch_size}")
+    build, identity, sizes = _model(model, recipe, runs, strategy)
+    source = _source(data, validation_data, recipe, sizes)
+    results = []
+    for run in range(runs):
+        config = {
+            "model": identity,
+            "recipe": asdict(recipe),
+            "data": source.identity,
+            "seed": seed + run,
+            "strategy": name,
+            "replicas": replicas,
+        }
+        results.append(
+            _train(
+                *(build, source, Path(out) / f"run-{run}", config, recipe, seed + run, strategy),
+                *(callbacks, progress, checkpoint_seconds),
+            )
+        )
+    return results
+
+
+def load_run(folder, which="best"):
+    """The trained model of a run that `fit` made by name.
+
+    Args:
+        folder: of the run, such as runs/split/run-0.
+        which: "best" (by validation AUC) or "last".
+
+    Raises:
+        ValueError: if there is no run, or it trained a model that was not made by name.
+    """
+    import json
+
+    from keras_stoch.models import create_model
+
+    folder = Path(folder)
+    if which not in ("best", "last"):
+        raise ValueError(f"which must be 'best' or 'last'. Received: {which!r}")
+    if not (folder / "config.json").is_file():
+        inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        hint = f"; it holds {', '.join(inside)}" if inside else ""
+        raise ValueError(f"{folder} is no run: there is no config.json{hint}")
+    config = json.loads((folder / "config.json").read_text())
+    if not (folder / f"{which}.weights.h5").exists():
+        raise ValueError(f"{folder} has no {which}.weights.h5 yet: not one epoch has ended")
+    if config["model"]["kind"] != "name":
+        raise ValueError(f"{folder} trained a model that was not made by name; build it and load {which}.weights.h5")
+    model = create_model(config["model"]["name"], **config["model"]["arguments"])
+    model.load_weights(folder / f"{which}.weights.h5")
+    return model
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _strategy(strategy):
+    """(tf.distribute.Strategy, its name)."""
+    import tensorflow as tf
+
+    if isinstance(strategy, tf.distribute.Strategy):
+        return strategy, type(strategy).__name__
+    if strategy == "one":
+        return tf.distribute.get_strategy(), strategy
+    if strategy == "mirrored":
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices]), strategy
+    if strategy == "multiworker":
+        return tf.distribute.MultiWorkerMirroredStrategy(), strategy
+    raise ValueError(
+        f"strategy must be one of {', '.join(STRATEGIES)} or a tf.distribute.Strategy. Received: {strategy!r}"
+    )
+
+
+def _model(model, recipe: Recipe, runs, strategy):
+    """(function that builds it, what identifies it, (low_res, high_res))."""
+    import keras
+
+    if isinstance(model, str):
+        from keras_stoch.architectures import get_architecture
+        from keras_stoch.models import create_model
+
+        architecture = get_architecture(model)
+        low_res = recipe.low_res or architecture.low_res
+        high_res = None
+        arguments = {"low_res": low_res, "dropout": recipe.dropout, "drop_connect": recipe.drop_connect}
+        if architecture.join is not None:
+            high_res = recipe.high_res or architecture.high_res
+            arguments |= {"high_res": high_res, "window_sharing": recipe.window_sharing}
+        elif recipe.high_res is not None:
+            raise ValueError(f"{model!r} has no high-resolution input. Received: high_res={recipe.high_res}")
+        if recipe.mixed_precision:
+            arguments["dtype"] = recipe.mixed_precision
+        identity = {"kind": "name", "name": model, "arguments": arguments}
+        return (lambda seed: create_model(model, **arguments, seed=seed)), identity, (low_res, high_res)
+    if isinstance(model, keras.Model):
+        if runs > 1 or strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                "For several runs or replicas, pass a function that builds the model, not the model itself"
+            )
+        example, build = model, lambda seed: model
+    elif callable(model):
+        example, build = model(), lambda seed: model()
+    else:
+        raise ValueError(f"model must be a name, a Keras model, or a function that makes one. Received: {model!r}")
+    if example.output_shape != (None, 1):
+        raise ValueError(f"The model must put out one logit per image, (batch, 1). Received: {example.output_shape}")
+    last = getattr(example.layers[-1], "activation", None)
+    if last is keras.activations.sigmoid:
+        raise ValueError(f"The model must put out logits, but {example.layers[-1].name!r} ends with a sigmoid")
+    shapes = example.input_shape
+    if isinstance(shapes, dict):
+        if set(shapes) != {"low_res", "high_res"}:
+            raise ValueError(
+                f"A model of several inputs must call them low_res and high_res. Received: {sorted(shapes)}"
+            )
+        sizes = (shapes["low_res"][1], shapes["high_res"][1])
+    else:
+        sizes = (shapes[1], None)
+    shape = {v.path: list(v.shape) for v in example.trainable_variables}
+    digest = hashlib.sha256(repr(sorted(shape.items())).encode()).hexdigest()[:16]
+    return build, {"kind": "own", "name": example.name, "weights": digest}, sizes
+
+
+@dataclass
+class _Source:
+    """Where batches come from.
+
+    Attributes:
+        identity: plain values that tell one source from another.
+        train, validation: functions of (strategy, seed, epoch, first batch) that give a distributed data set.
+        steps: batches of an epoch, None if unknown.
+        weighted: whether validation batches end with weights.
+    """
+
+    identity: dict
+    train: object
+    validation: object
+    steps: int | None
+    weighted: bool
+
+
+def _source(data, validation_data, recipe: Recipe, sizes) -> _Source:
+    import tensorflow as tf
+
+    if isinstance(data, tf.data.Dataset):
+        if not isinstance(validation_data, tf.data.Dataset):
+            raise ValueError(f"data is a Dataset, so validation_data must be one. Received: {validation_data!r}")
+        _check_dataset(data, "data")
+        _check_dataset(validation_data, "validation_data")
+
+        def own(dataset):
+            def make(strategy, seed, epoch, start):
+                return strategy.experimental_distribute_dataset(dataset.skip(start))
+
+            return make
+
+        steps = int(data.cardinality())
+        identity = {"kind": "dataset", "batches": steps}
+        return _Source(identity, own(data), own(validation_data), steps if steps > 0 else None, False)
+    if validation_data is not None:
+        raise ValueError("validation_data goes with a Dataset; a prepared folder holds its own validation split")
+    from keras_stoch.data.audit import check_split
+    from keras_stoch.data.pipeline import Pipeline, read_manifest
+
+    if data is None:
+        from keras_stoch.data.synthetic import default_lesions
+
+        data = default_lesions(size=sizes[1] or 1024)
+    low_res, high_res = sizes
+    manifest, _ = read_manifest(data)
+    check_split(manifest["target"].to_numpy(), (manifest["split"] == "validation").to_numpy())
+    common = {"batch_size": recipe.batch_size, "low_res": low_res, "high_res": high_res}
+
+    def pipeline(split, context=None, seed=0, **options):
+        if context is not None:
+            local = context.num_replicas_in_sync // context.num_input_pipelines
+            options |= {"worker": context.input_pipeline_id, "workers": context.num_input_pipelines, "replicas": local}
+        return Pipeline(data, split, **common, seed=seed, **options)
+
+    training = {"augment": recipe.augment, "shuffle": True, "remainder": "drop"}
+    watching = {"augment": recipe.augment_validation, "remainder": "pad"}
+
+    def distribute(split, options):
+        def make(strategy, seed, epoch, start):
+            return strategy.distribute_datasets_from_function(
+                lambda context: pipeline(split, context, seed, **options).epoch(epoch, start)
+            )
+
+        return make
+
+    steps = pipeline("train", **training).steps  # also the checks of both splits, before anything is begun
+    pipeline("validation", **watching)
+    identity = {
+        "kind": "prepared",
+        "images": len(manifest),
+        "manifest": hashlib.sha256(manifest[["file", "target", "split"]].to_csv().encode()).hexdigest()[:16],
+    }
+    return _Source(identity, distribute("train", training), distribute("validation", watching), steps, True)
+
+
+def _check_dataset(dataset, name):
+    """Looks at the first batch for what would spoil training; later batches are not read for that."""
+    import tensorflow as tf
+
+    for batch in dataset.take(1):
+        if not isinstance(batch, tuple) or len(batch) not in (2, 3):
+            raise ValueError(f"{name} must give batches (inputs, targets). Received: {type(batch).__name__}")
+        for value in tf.nest.flatten(batch[0]):
+            if value.dtype.is_floating and not np.isfinite(value.numpy()).all():
+                raise ValueError(f"{name} holds values that are no numbers (NaN or infinite) in its first batch")
+        targets = np.asarray(batch[1])
+        if not np.isin(targets, (0, 1)).all():
+            wrong = targets[~np.isin(targets, (0, 1))].ravel()[0]
+            raise ValueError(f"Targets must be 0 or 1. Received: {wrong!r} in {name}")
+        return
+    raise ValueError(f"{name} is empty")
+
+
+class Engine:
+    """One training step and one validation step of a model under a strategy.
+
+    Args:
+        build: function that makes the model; called in the strategy's scope.
+        recipe: `Recipe`.
+        strategy: tf.distribute.Strategy.
+
+    Attributes:
+        model, optimizer: made in the strategy's scope.
+    """
+
+    def __init__(self, build, recipe: Recipe, strategy):
+        import keras
+        import tensorflow as tf
+
+        self.recipe, self.strategy = recipe, strategy
+        with strategy.scope():
+            self.model = build()
+            if recipe.sync_batch_norm and strategy.num_replicas_in_sync > 1:
+                for layer in self.model.layers:
+                    if isinstance(layer, keras.layers.BatchNormalization):
+                        layer.synchronized = True
+            optimizer = keras.optimizers.RMSprop(
+                recipe.learning_rate, rho=recipe.rho, momentum=recipe.momentum, epsilon=recipe.epsilon
+            )
+            if self.model.compute_dtype == "float16" or any(
+                layer.compute_dtype == "float16" for layer in self.model.layers
+            ):
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            optimizer.build(self.model.trainable_variables)
+        self.optimizer = optimizer
+        # Weights, batch-norm statistics, the states of all random generators, and the optimiser's.
+        self.variables = [*self.model.variables, *optimizer.variables]
+        self.train_step = tf.function(self._train_step, jit_compile=recipe.jit_compile or None)
+        self.validation_step = tf.function(self._validation_step, jit_compile=recipe.jit_compile or None)
+
+    def _train_step(self, batch):
+        """(loss, logits, targets) of one global batch, after one step of the optimiser."""
+        import tensorflow as tf
+
+        def replica(inputs, targets, draws):
+            targets = tf.reshape(tf.cast(targets, tf.float32), (-1, 1))
+            with tf.GradientTape() as tape:
+                logits = self.model(inputs, training=True, **draws)
+                losses = tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(targets, logits.dtype), logits)
+                loss = tf.reduce_sum(losses) / self.recipe.batch_size
+                extra = self.model.losses
+                if extra:
+                    loss += tf.add_n(extra) / self.strategy.num_replicas_in_sync
+                scaled = self.optimizer.scale_loss(loss)
+            variables = self.model.trainable_variables
+            self.optimizer.apply(tape.gradient(scaled, [v.value for v in variables]), variables)
+            return loss, logits, targets
+
+        draws = batch[2] if len(batch) == 3 else {}
+        loss, logits, targets = self.strategy.run(replica, (batch[0], batch[1], draws))
+        total = self.strategy.reduce("SUM", loss, axis=None)
+        return total, self.strategy.gather(logits, 0), self.strategy.gather(targets, 0)
+
+    def _validation_step(self, batch):
+        """(scores, targets, weights) of one global batch; scores are logits (of the mean probability)."""
+        import tensorflow as tf
+
+        from keras_stoch.evaluation import AveragedPasses
+
+        def replica(inputs, targets, weights):
+            if self.recipe.passes == 1:
+                logits = self.model(inputs, training=False)
+            else:
+                outputs = AveragedPasses(self.model)(inputs, self.recipe.passes)
+                mean = tf.reduce_mean(tf.sigmoid(tf.cast(outputs, tf.float32)), axis=0)
+                logits = tf.math.log(mean) - tf.math.log1p(-mean)
+            targets = tf.reshape(tf.cast(targets, tf.float32), (-1, 1))
+            return logits, targets, weights
+
+        weights = batch[2] if len(batch) == 3 else self.strategy.run(lambda t: tf.ones_like(t, tf.float32), (batch[1],))
+        found = self.strategy.run(replica, (batch[0], batch[1], weights))
+        return tuple(self.strategy.gather(value, 0) for value in found)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that decides what comes next, by number."""
+        return {f"v{n:05d}": np.asarray(variable) for n, variable in enumerate(self.variables)}
+
+    def restore(self, arrays: dict[str, np.ndarray]):
+        """Puts back what `state` gave."""
+        with self.strategy.scope():
+            for n, variable in enumerate(self.variables):
+                array = arrays[f"v{n:05d}"]
+                if array.shape != tuple(variable.shape):
+                    raise ValueError(f"The checkpoint does not fit the model: {variable.path} has {array.shape} there")
+                variable.assign(array)
+
+    def set_rate(self, rate: float):
+        """Sets the learning rate."""
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        optimizer.learning_rate = rate
+
+
+def _train(build, source, path, config, recipe, seed, strategy, callbacks, progress, checkpoint_seconds) -> dict:
+    """One run, from where it stands to its end."""
+    import keras
+    import tensorflow as tf
+
+    from keras_stoch.runs import RunFolder
+
+    resolver = getattr(strategy, "cluster_resolver", None)
+    chief = resolver is None or resolver.task_id in (None, 0)
+    folder = RunFolder(path, config) if chief else _Spectator(path)
+    if folder.result is not None and folder.result["epochs"] >= recipe.epochs:
+        return folder.result
+    keras.utils.set_random_seed(seed)
+    engine = Engine(lambda: build(seed), recipe, strategy)
+    model = engine.model
+    epoch, batch, best, seconds = 0, 0, -math.inf, 0.0
+    best_epoch, seen = -1, []
+    found = folder.load()
+    if found is not None:
+        arrays, position = found
+        engine.restore(arrays)
+        epoch, batch, seconds = position["epoch"], position["batch"], position["seconds"]
+        best, best_epoch = position["best"], position["best_epoch"]
+        if batch:
+            seen = [(arrays["seen_loss"], arrays["seen_logits"], arrays["seen_targets"])]
+    folder.cut(epoch, batch)
+    listeners = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=recipe.epochs, steps=source.steps)
+    listeners.on_train_begin()
+    model.stop_training = False
+    writer = tf.summary.create_file_writer(str(path / "tensorboard")) if chief else None
+
+    def save(epoch, batch):
+        arrays = engine.state()
+        if batch:
+            losses, logits, targets = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+            arrays |= {"seen_loss": losses, "seen_logits": logits, "seen_targets": targets}
+        position = {"epoch": epoch, "batch": batch, "seconds": seconds, "best": best, "best_epoch": best_epoch}
+        folder.save(arrays, position)
+
+    while epoch < recipe.epochs and not model.stop_training:
+        started = saved = time.monotonic()
+        engine.set_rate(recipe.rate(epoch))
+        listeners.on_epoch_begin(epoch)
+        with _bar(source.steps, batch, epoch, recipe.epochs, progress and chief) as bar:
+            for step in source.train(strategy, seed, epoch, batch):
+                listeners.on_train_batch_begin(batch)
+                loss, logits, targets = engine.train_step(step)
+                loss = float(loss)
+                if not math.isfinite(loss):
+                    raise TrainingDiverged(
+                        f"The loss became {loss} in epoch {epoch}, batch {batch}. {path} keeps the weights of the last "
+                        "epoch; a smaller learning_rate may help"
+                    )
+                seen.append((np.array([loss]), logits.numpy(), targets.numpy()))
+                folder.add_batch(epoch, batch, loss)
+                batch += 1
+                listeners.on_train_batch_end(batch - 1, {"loss": loss})
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                if time.monotonic() - saved > checkpoint_seconds:
+                    save(epoch, batch)
+                    saved = time.monotonic()
+        if not seen:
+            raise ValueError("The training data are empty")
+        losses, logits, targets = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+        val_loss, val_auc = _validate(engine, source, strategy, seed, epoch)
+        spent = time.monotonic() - started
+        seconds += spent
+        row = {
+            "epoch": epoch,
+            "train_loss": float(losses.mean()),
+            "val_loss": val_loss,
+            "train_auc": roc_auc(targets, logits),
+            "val_auc": val_auc,
+            "learning_rate": recipe.rate(epoch),
+            "seconds": round(spent, 2),
+        }
+        folder.add_epoch(row)
+        if val_auc > best:
+            best, best_epoch = val_auc, epoch
+            folder.save_weights(model, "best")
+        folder.save_weights(model, "last")
+        if writer is not None:
+            with writer.as_default(step=epoch):
+                for name in ("train_loss", "val_loss", "train_auc", "val_auc", "learning_rate"):
+                    tf.summary.scalar(name, row[name])
+            writer.flush()
+        epoch, batch, seen = epoch + 1, 0, []
+        save(epoch, 0)
+        logs = {"loss": row["train_loss"], "auc": row["train_auc"], "val_loss": val_loss, "val_auc": val_auc}
+        listeners.on_epoch_end(epoch - 1, logs)
+    listeners.on_train_end()
+    last = folder.curves()[-1]
+    result = {
+        "seed": seed,
+        "epochs": epoch,
+        "best_epoch": best_epoch,
+        "best_val_auc": best,
+        "final_val_auc": last["val_auc"],
+        "final_val_loss": last["val_loss"],
+        "seconds": round(seconds, 1),
+    }
+    folder.finish(result)
+    return result
+
+
+def _validate(engine, source, strategy, seed, epoch) -> tuple[float, float]:
+    """(loss, ROC AUC) over the validation images."""
+    parts = [engine.validation_step(step) for step in source.validation(strategy, seed, epoch, 0)]
+    scores, targets, weights = (np.concatenate([np.asarray(p[n]).ravel() for p in parts]) for n in range(3))
+    scores, targets = scores[weights > 0].astype(np.float64), targets[weights > 0]
+    # The cross-entropy of a logit, in the form that does not overflow.
+    loss = np.maximum(scores, 0) - scores * targets + np.log1p(np.exp(-np.abs(scores)))
+    return float(loss.mean()), roc_auc(targets, scores)
+
+
+def roc_auc(targets, scores) -> float:
+    """The exact area under the ROC curve, by scikit-learn; NaN if there is one class only."""
+    from sklearn.metrics import roc_auc_score
+
+    targets = np.asarray(targets).ravel()
+    if len(np.unique(targets)) < 2:
+        return math.nan
+    return float(roc_auc_score(targets, np.asarray(scores, np.float64).ravel()))
+
+
+@contextlib.contextmanager
+def _bar(steps, done, epoch, epochs, progress):
+    from tqdm import tqdm
+
+    title = f"epoch {epoch + 1}/{epochs}"
+    with tqdm(total=steps, initial=done, desc=title, unit="batch", disable=not progress) as bar:
+        yield bar
+
+
+class _Spectator:
+    """What a worker that is not the chief does with the run's folder: it reads checkpoints and writes nothing."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.rows = []
+
+    @property
+    def result(self):
+        from keras_stoch.runs import RunFolder
+
+        return RunFolder.result.fget(self)
+
+    def load(self):
+        from keras_stoch.runs import RunFolder
+
+        self.checkpoints = self.path / "checkpoints"
+        return RunFolder.load(self)
+
+    def curves(self):
+        return self.rows
+
+    def add_epoch(self, row):
+        self.rows.append(row)
+
+    def cut(self, *_):
+        pass
+
+    save = add_batch = save_weights = finish = cut
