@@ -1,6 +1,6 @@
 """The command line: `keras-stoch ...`, a thin face over the library's functions.
 
-Exit codes: 0 done, 2 a wrong argument or bad input, 130 interrupted.
+Exit codes: 0 done, 1 training diverged, 2 a wrong argument or bad input, 130 interrupted.
 """
 
 import argparse
@@ -11,11 +11,21 @@ import sys
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(
         prog="keras-stoch",
-        description="Stochastic convolutions in Keras: prepare photographs, look at models.",
-        epilog="Exit codes: 0 done, 2 a wrong argument or bad input, 130 interrupted.",
+        description="Stochastic convolutions in Keras: prepare photographs, train, evaluate.",
+        epilog="Exit codes: 0 done, 1 training diverged, 2 a wrong argument or bad input, 130 interrupted.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_prepare, _add_audit, _add_lesions, _add_augment, _add_models, _add_windows):
+    for add in (
+        _add_prepare,
+        _add_audit,
+        _add_lesions,
+        _add_augment,
+        _add_fit,
+        _add_evaluate,
+        _add_predict,
+        _add_models,
+        _add_windows,
+    ):
         add(commands)
     options = parser.parse_args(arguments)
     try:
@@ -23,6 +33,9 @@ def main(arguments=None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ArithmeticError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 130
@@ -190,6 +203,109 @@ def _augment(options):
             seed=options.seed,
         )
     )
+
+
+def _add_fit(commands):
+    import dataclasses
+
+    from keras_stoch.recipe import Recipe
+
+    command = _add(commands, "fit", _fit, "train a model, one or several times; goes on if interrupted")
+    command.add_argument("model", metavar="MODEL", help="a name such as split-b0, see `keras-stoch models`")
+    command.add_argument(
+        "--data", metavar="PREPARED", help="folder written by prepare or lesions; generated if left out"
+    )
+    command.add_argument("--out", default="runs/latest", metavar="FOLDER", help="folder of the runs")
+    command.add_argument("--runs", type=int, default=1, metavar="N", help="runs from different seeds")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the first run")
+    command.add_argument("--strategy", default="one", choices=("one", "mirrored", "multiworker"), help="devices to use")
+    command.add_argument("--checkpoint-seconds", type=float, default=300, metavar="S", help="between checkpoints")
+    recipe = command.add_argument_group("recipe (the defaults are the paper's)")
+    for field in dataclasses.fields(Recipe):
+        name, kind = "--" + field.name.replace("_", "-"), type(field.default)
+        if kind is bool:
+            recipe.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default)
+        else:
+            kind = {"low_res": int, "high_res": int}.get(field.name, str if field.default is None else kind)
+            recipe.add_argument(name, type=kind, default=field.default, metavar=kind.__name__.upper())
+
+
+def _fit(options):
+    import dataclasses
+
+    import keras_stoch
+    from keras_stoch.recipe import Recipe
+
+    results = keras_stoch.fit(
+        options.model,
+        options.data,
+        options.out,
+        runs=options.runs,
+        seed=options.seed,
+        strategy=options.strategy,
+        checkpoint_seconds=options.checkpoint_seconds,
+        progress=_bar_wanted(),
+        **{field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)},
+    )
+    for run, result in enumerate(results):
+        print(
+            f"{options.out}/run-{run}: best validation AUC {result['best_val_auc']:.4f} in epoch "
+            f"{result['best_epoch']}, final {result['final_val_auc']:.4f}, {result['seconds']:.0f} s"
+        )
+
+
+def _add_evaluate(commands):
+    command = _add(commands, "evaluate", _evaluate, "ROC AUC with an interval, and sensitivities, of a trained run")
+    command.add_argument("run_folder", metavar="RUN", help="such as runs/latest/run-0")
+    command.add_argument("data", metavar="PREPARED", help="folder written by prepare or lesions")
+    command.add_argument("--split", default="validation", choices=("train", "validation", "all"))
+    command.add_argument("--passes", type=int, default=1, metavar="N", help="draws to average over")
+    command.add_argument("--batch-size", type=int, default=32, metavar="N")
+    command.add_argument(
+        "--out", metavar="FOLDER", help="also write predictions.csv, roc.csv, evaluation.json, roc.png"
+    )
+
+
+def _evaluate(options):
+    import keras_stoch
+
+    split = None if options.split == "all" else options.split
+    found = keras_stoch.evaluate(
+        *(options.run_folder, options.data, split), passes=options.passes, batch_size=options.batch_size
+    )
+    print(found)
+    if options.out:
+        from keras_stoch.figures import roc_figure
+
+        roc_figure(found, found.save(options.out) / "roc.png")
+        print(options.out)
+
+
+def _add_predict(commands):
+    command = _add(commands, "predict", _predict, "probabilities for photographs, as CSV")
+    command.add_argument("run_folder", metavar="RUN", help="such as runs/latest/run-0")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs, or folders of them")
+    command.add_argument("--passes", type=int, default=1, metavar="N", help="draws to average over")
+    command.add_argument("--out", metavar="FILE", help="CSV to write; printed if left out")
+
+
+def _predict(options):
+    from pathlib import Path
+
+    import keras_stoch
+    from keras_stoch.data.prepare import find_sources, write_atomically
+
+    paths = []
+    for name in options.images:
+        if not Path(name).exists():
+            raise ValueError(f"No such image or folder: {name}")
+        paths += find_sources(name).values() if Path(name).is_dir() else [name]
+    table = keras_stoch.predict_photographs(options.run_folder, paths, passes=options.passes)
+    text = table.to_csv(index=False, lineterminator="\n")
+    if options.out:
+        print(write_atomically(options.out, text))
+    else:
+        print(text, end="")
 
 
 def _add_models(commands):

@@ -1,8 +1,14 @@
-"""Predictions, averaged over draws of the windows. Sections 5.1.5 and 4.1.7 of the paper."""
+"""Predictions averaged over draws of the windows, and how good they are. Sections 4.1.7 and 5.1.5 of the paper."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 from keras import ops
+from scipy.special import expit
 
 JOIN = "join"  # the layer at which the branches meet
 
@@ -78,3 +84,221 @@ def predict(model, inputs, passes: int = 1, batch_size: int = 32, activation="si
         outputs = run(batch, training=False)[None] if passes == 1 else run(batch, passes)
         found.append(ops.convert_to_numpy(ops.mean(activation(outputs), axis=0)))
     return np.concatenate(found)
+
+
+@dataclass
+class Evaluation:
+    """How well a model tells the classes apart.
+
+    Attributes:
+        images: DataFrame with target, probability (mean over the draws), spread (standard deviation over the draws; an
+            uncertainty that the model itself tells) and what else the manifest knows.
+        auc: exact area under the ROC curve.
+        interval: its 95% bootstrap interval; groups (lesion, patient) are drawn whole.
+        curve: DataFrame of the ROC curve: false_positive_rate, true_positive_rate, threshold.
+        sensitivity: dict from specificity to the sensitivity that is reached there.
+        passes: draws averaged over.
+    """
+
+    images: pd.DataFrame
+    auc: float
+    interval: tuple[float, float]
+    curve: pd.DataFrame
+    sensitivity: dict[float, float]
+    passes: int
+
+    def __str__(self):
+        lines = [
+            f"ROC AUC {self.auc:.4f}, 95% interval {self.interval[0]:.4f} to {self.interval[1]:.4f}, "
+            f"{len(self.images)} images, {int(self.images['target'].sum())} malignant, "
+            f"{self.passes} draw{'s' * (self.passes > 1)}"
+        ]
+        lines += [f"sensitivity {value:.1%} at specificity {at:.0%}" for at, value in self.sensitivity.items()]
+        if self.passes > 1:
+            lines.append(f"mean spread over draws {self.images['spread'].mean():.4f}")
+        return "\n".join(lines)
+
+    def save(self, folder) -> Path:
+        """Writes predictions.csv, roc.csv and evaluation.json."""
+        from keras_stoch.data.prepare import write_atomically
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "predictions.csv", self.images.to_csv(index=False, lineterminator="\n"))
+        write_atomically(folder / "roc.csv", self.curve.to_csv(index=False, lineterminator="\n"))
+        record = {
+            "auc": self.auc,
+            "interval": list(self.interval),
+            "sensitivity": {str(at): value for at, value in self.sensitivity.items()},
+            "passes": self.passes,
+            "images": len(self.images),
+        }
+        write_atomically(folder / "evaluation.json", json.dumps(record, indent=1) + "\n")
+        return folder
+
+
+def evaluate(
+    model,
+    data,
+    split: str | None = "validation",
+    *,
+    passes: int = 1,
+    batch_size: int = 32,
+    specificities=(0.8, 0.9, 0.95),
+    bootstraps: int = 2000,
+    seed: int = 0,
+) -> Evaluation:
+    """Evaluates a model on a prepared folder.
+
+    Args:
+        model: a model with one logit as output, or the folder of a run (its best weights are taken).
+        data: prepared folder, or the DataFrame of a manifest.
+        split: of the manifest; None for all images.
+        passes: draws of the windows to average over.
+        batch_size: images at once.
+        specificities: at which to tell the sensitivity.
+        bootstraps: resamples for the interval.
+        seed: of the resamples. The draws of the windows are the model's own.
+
+    Returns:
+        `Evaluation`.
+
+    Raises:
+        ValueError: if the split is empty or has one class only, or for arguments out of range.
+    """
+    from sklearn.metrics import roc_curve
+
+    from keras_stoch.data.pipeline import Pipeline
+
+    model = _loaded(model)
+    low_res, high_res = input_sizes(model)
+    pipeline = Pipeline(data, split, batch_size=batch_size, low_res=low_res, high_res=high_res)
+    targets = pipeline.targets.astype(int)
+    if len(set(targets)) < 2:
+        raise ValueError(f"A ROC curve needs both classes. Received: {len(targets)} images with target {targets[0]}")
+    draws = draw_probabilities(model, (inputs for inputs, _ in pipeline.epoch(0)), passes)
+    images = pipeline.rows.drop(columns=["hash", "split"], errors="ignore").reset_index(drop=True)
+    images["probability"], images["spread"] = draws.mean(1), draws.std(1)
+    false, true, thresholds = roc_curve(targets, images["probability"])
+    groups = images["group"] if "group" in images else np.arange(len(images))
+    resampled = bootstrap_auc(targets, images["probability"], groups, bootstraps, seed)
+    return Evaluation(
+        images,
+        auc=float(np.trapezoid(true, false)),
+        interval=tuple(float(x) for x in np.nanpercentile(resampled, [2.5, 97.5])),
+        curve=pd.DataFrame({"false_positive_rate": false, "true_positive_rate": true, "threshold": thresholds}),
+        sensitivity={float(at): float(true[false <= 1 - at + 1e-12].max()) for at in specificities},
+        passes=passes,
+    )
+
+
+def predict_photographs(model, paths, *, passes: int = 1, batch_size: int = 16) -> pd.DataFrame:
+    """Probabilities for photographs of any size and kind, through the crop and resize of `prepare`.
+
+    Args:
+        model: a model with one logit as output, or the folder of a run.
+        paths: of photographs. Small ones are enlarged, none is dropped.
+        passes: draws to average over.
+
+    Returns:
+        DataFrame: file, probability, spread, error (why a file could not be read, else empty).
+    """
+    from PIL import Image
+
+    from keras_stoch.data.prepare import Dropped, Settings, open_image, prepare_image
+
+    model = _loaded(model)
+    low_res, high_res = input_sizes(model)
+    settings = Settings(size=max(high_res or 0, 1024, low_res), min_side=1)
+    rows = [{"file": str(path), "probability": np.nan, "spread": np.nan, "error": ""} for path in paths]
+
+    def batches():
+        ready = []
+        for row in rows:
+            try:
+                image, _ = prepare_image(open_image(row["file"]), settings)
+            except Dropped as reason:
+                row["error"] = str(reason)
+                continue
+            if high_res and high_res != settings.size:
+                image = image.resize((high_res,) * 2, Image.Resampling.BILINEAR)
+            ready.append((row, image))
+            if len(ready) == batch_size:
+                yield ready
+                ready = []
+        if ready:
+            yield ready
+
+    for batch in batches():
+        small = np.stack([np.asarray(i.resize((low_res,) * 2, Image.Resampling.BILINEAR)) for _, i in batch])
+        inputs = {"low_res": small, "high_res": np.stack([np.asarray(i) for _, i in batch])} if high_res else small
+        for (row, _), draws in zip(batch, draw_probabilities(model, [inputs], passes), strict=True):
+            row["probability"], row["spread"] = float(draws.mean()), float(draws.std())
+    return pd.DataFrame(rows)
+
+
+def draw_probabilities(model, batches, passes: int = 1) -> np.ndarray:
+    """Probabilities of every draw: float64 (images, passes).
+
+    Args:
+        model: a model with one logit as output.
+        batches: inputs of the model, batch by batch.
+        passes: draws; more than 1 need a model with a detail branch.
+    """
+    if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
+        raise ValueError(f"passes must be an integer of at least 1. Received: {passes!r}")
+    run = model if passes == 1 else AveragedPasses(model)
+    found = []
+    for inputs in batches:
+        outputs = run(inputs, training=False)[None] if passes == 1 else run(inputs, passes)
+        logits = np.asarray(ops.convert_to_numpy(outputs), np.float64)[..., 0]  # (passes, batch)
+        found.append(expit(logits).T)
+    return np.concatenate(found)
+
+
+def bootstrap_auc(targets, scores, groups=None, bootstraps: int = 2000, seed: int = 0) -> np.ndarray:
+    """ROC AUC of resampled images: float64 (bootstraps,), NaN where a resample has one class only.
+
+    Args:
+        targets: (images,) of 0 and 1.
+        scores: (images,).
+        groups: (images,); groups are drawn whole, because their images are not independent. Single images if None.
+        bootstraps: resamples.
+        seed: int.
+    """
+    targets, scores = np.asarray(targets), np.asarray(scores, np.float64)
+    groups = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    number = groups.max() + 1
+    rng = np.random.default_rng(seed)
+    rank = np.unique(scores, return_inverse=True)[1]  # equal scores share a rank
+    positive = targets == 1
+    found = np.empty(bootstraps)
+    for n in range(bootstraps):
+        weights = np.bincount(rng.integers(number, size=number), minlength=number)[groups]
+        of_rank = [np.bincount(rank, weights * side, minlength=rank.max() + 1) for side in (positive, ~positive)]
+        wins = of_rank[0] @ (np.cumsum(of_rank[1]) - of_rank[1] / 2)  # pairs in the right order; ties count half
+        total = of_rank[0].sum() * of_rank[1].sum()
+        found[n] = wins / total if total else np.nan
+    return found
+
+
+def input_sizes(model) -> tuple[int, int | None]:
+    """(low_res, high_res) in pixels that a model takes.
+
+    Raises:
+        ValueError: for several inputs of other names.
+    """
+    inputs = model.input
+    if isinstance(inputs, dict):
+        if set(inputs) != {"low_res", "high_res"}:
+            raise ValueError(f"Inputs must be called low_res and high_res. Received: {sorted(inputs)}")
+        return inputs["low_res"].shape[1], inputs["high_res"].shape[1]
+    return inputs.shape[1], None
+
+
+def _loaded(model):
+    if isinstance(model, str | Path):
+        from keras_stoch.training import load_run
+
+        return load_run(model)
+    return model

@@ -142,3 +142,27 @@ def lesions_figure(path, *, size=1024, strength=1.0, seed=0, low_res=None) -> Pa
         ax.set_axis_off()
     figure.savefig(path, dpi=110)
     return Path(path)
+
+
+def roc_figure(evaluation, path) -> Path:
+    """The ROC curve of an `Evaluation`, with the sensitivities it tells."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    ax = figure.subplots()
+    curve = evaluation.curve
+    ax.plot(curve["false_positive_rate"], curve["true_positive_rate"], lw=2)
+    ax.plot([0, 1], [0, 1], color="0.7", lw=1, ls="--")
+    for specificity, sensitivity in evaluation.sensitivity.items():
+        ax.plot(1 - specificity, sensitivity, "o", color="C3", ms=5)
+        ax.annotate(
+            f"{sensitivity:.0%} at {specificity:.0%}", (1 - specificity, sensitivity), (6, -10),
+            textcoords="offset points", fontsize=8,
+        )  # fmt: skip
+    low, high = evaluation.interval
+    ax.set_title(f"ROC AUC {evaluation.auc:.4f} ({low:.4f} to {high:.4f})", fontsize=11)
+    ax.set_xlabel("1 - specificity")
+    ax.set_ylabel("sensitivity")
+    ax.set_aspect("equal")
+    figure.savefig(path, dpi=110)
+    return Path(path)

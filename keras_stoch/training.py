@@ -9,99 +9,22 @@ curves and weights of one that was not.
 """
 
 import contextlib
+import functools
 import hashlib
 import math
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from keras_stoch.recipe import Recipe, is_int, make_recipe
+
 STRATEGIES = ("one", "mirrored", "multiworker")
-PRECISIONS = (None, "mixed_bfloat16", "mixed_float16")
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(ArithmeticError):
     """The loss is no number any more."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. The defaults are the paper's (section 5.1.1).
-
-    Attributes:
-        epochs: of 60.
-        batch_size: images per step, over all replicas and workers.
-        learning_rate: held for `hold_epochs`, then multiplied by `decay` once per epoch. The paper calls the hold
-            "warmup".
-        rho, momentum, epsilon: of RMSprop; epsilon stands inside the square root, as in Keras.
-        dropout, drop_connect: rates of models made by name.
-        low_res, high_res: sides in pixels; the architecture's own if None.
-        augment: rotate, scale and flip training images.
-        augment_validation: validation images too, as the paper did.
-        passes: draws of the windows that validation averages over; the paper's test-time augmentation is 3.
-        window_sharing: "batch" or "image", see `StochasticConv2D`.
-        mixed_precision: None, "mixed_bfloat16" or "mixed_float16".
-        sync_batch_norm: whether replicas share batch statistics, so that their number does not change the result. The
-            official models do not.
-        jit_compile: compile steps with XLA; for one GPU.
-    """
-
-    epochs: int = 60
-    batch_size: int = 100
-    learning_rate: float = 1e-3
-    hold_epochs: int = 15
-    decay: float = 0.9
-    rho: float = 0.99
-    momentum: float = 0.0
-    epsilon: float = 1e-8
-    dropout: float = 0.2
-    drop_connect: float = 0.2
-    low_res: int | None = None
-    high_res: int | None = None
-    augment: bool = True
-    augment_validation: bool = False
-    passes: int = 1
-    window_sharing: str = "batch"
-    mixed_precision: str | None = None
-    sync_batch_norm: bool = True
-    jit_compile: bool = False
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size", "passes"):
-            self._check(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "an integer of at least 1")
-        self._check("hold_epochs", _is_int(self.hold_epochs) and self.hold_epochs >= 0, "an integer of at least 0")
-        for name in ("learning_rate", "epsilon"):
-            value = getattr(self, name)
-            self._check(name, _is_number(value) and 0 < value < math.inf, "a positive number")
-        self._check("decay", _is_number(self.decay) and 0 < self.decay <= 1, "a number in (0, 1]")
-        for name in ("rho", "momentum", "dropout", "drop_connect"):
-            value = getattr(self, name)
-            self._check(name, _is_number(value) and 0 <= value < 1, "a number in [0, 1)")
-        for name in ("augment", "augment_validation", "sync_batch_norm", "jit_compile"):
-            self._check(name, isinstance(getattr(self, name), bool), "True or False")
-        for name in ("low_res", "high_res"):
-            value = getattr(self, name)
-            self._check(name, value is None or (_is_int(value) and value >= 32), "None or an integer of at least 32")
-        self._check("window_sharing", self.window_sharing in ("batch", "image"), "'batch' or 'image'")
-        self._check("mixed_precision", self.mixed_precision in PRECISIONS, f"one of {PRECISIONS}")
-
-    def _check(self, name, good, expected):
-        if not good:
-            raise ValueError(f"{name} must be {expected}. Received: {name}={getattr(self, name)!r}")
-
-    def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0: held through the first `hold_epochs`, decayed from then on."""
-        return self.learning_rate * self.decay ** max(0, epoch + 1 - self.hold_epochs)
-
-
-def make_recipe(options: dict) -> Recipe:
-    """A `Recipe`; ValueError that lists the known options for an unknown one."""
-    known = [field.name for field in fields(Recipe)]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(f"Unknown options: {', '.join(unknown)}. A recipe has: {', '.join(known)}")
-    return Recipe(**options)
 
 
 def fit(
@@ -154,9 +77,9 @@ def fit(
         keras_stoch.fit("split-b0", data="prepared", out="runs/split", runs=5, strategy="mirrored")
     """
     recipe = make_recipe(recipe)
-    if not _is_int(runs) or runs < 1:
+    if not is_int(runs) or runs < 1:
         raise ValueError(f"runs must be an integer of at least 1. Received: {runs!r}")
-    if not _is_int(seed) or seed < 0:
+    if not is_int(seed) or seed < 0:
         raise ValueError(f"seed must be an integer of at least 0. Received: {seed!r}")
     strategy, name = _strategy(strategy)
     replicas = strategy.num_replicas_in_sync
@@ -214,14 +137,6 @@ def load_run(folder, which="best"):
     return model
 
 
-def _is_int(value) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _strategy(strategy):
     """(tf.distribute.Strategy, its name)."""
     import tensorflow as tf
@@ -230,19 +145,35 @@ def _strategy(strategy):
         return strategy, type(strategy).__name__
     if strategy == "one":
         return tf.distribute.get_strategy(), strategy
-    if strategy == "mirrored":
-        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices]), strategy
-    if strategy == "multiworker":
-        return tf.distribute.MultiWorkerMirroredStrategy(), strategy
+    if strategy in ("mirrored", "multiworker"):
+        return _shared_strategy(strategy), strategy
     raise ValueError(
         f"strategy must be one of {', '.join(STRATEGIES)} or a tf.distribute.Strategy. Received: {strategy!r}"
     )
 
 
+@functools.cache
+def _shared_strategy(name):
+    """One strategy per process: TensorFlow numbers the collective operations of each from 100, and those of a second
+    strategy meet those of the first ("Shape mismatch in the collective instance 100")."""
+    import tensorflow as tf
+
+    if name == "multiworker":
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except RuntimeError as error:
+            raise ValueError(
+                f"{error}. Make a tf.distribute.MultiWorkerMirroredStrategy() before all else, and pass it as strategy"
+            ) from error
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
 def _model(model, recipe: Recipe, runs, strategy):
     """(function that builds it, what identifies it, (low_res, high_res))."""
     import keras
+
+    from keras_stoch.evaluation import input_sizes
 
     if isinstance(model, str):
         from keras_stoch.architectures import get_architecture
@@ -276,18 +207,11 @@ def _model(model, recipe: Recipe, runs, strategy):
     last = getattr(example.layers[-1], "activation", None)
     if last is keras.activations.sigmoid:
         raise ValueError(f"The model must put out logits, but {example.layers[-1].name!r} ends with a sigmoid")
-    shapes = example.input_shape
-    if isinstance(shapes, dict):
-        if set(shapes) != {"low_res", "high_res"}:
-            raise ValueError(
-                f"A model of several inputs must call them low_res and high_res. Received: {sorted(shapes)}"
-            )
-        sizes = (shapes["low_res"][1], shapes["high_res"][1])
-    else:
-        sizes = (shapes[1], None)
-    shape = {v.path: list(v.shape) for v in example.trainable_variables}
-    digest = hashlib.sha256(repr(sorted(shape.items())).encode()).hexdigest()[:16]
-    return build, {"kind": "own", "name": example.name, "weights": digest}, sizes
+    sizes = input_sizes(example)
+    # Shapes and not names: Keras numbers the layers of a second model differently.
+    shapes = [(v.name, tuple(v.shape)) for v in example.trainable_variables]
+    digest = hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
+    return build, {"kind": "own", "class": type(example).__name__, "weights": digest}, sizes
 
 
 @dataclass
@@ -319,7 +243,7 @@ def _source(data, validation_data, recipe: Recipe, sizes) -> _Source:
 
         def own(dataset):
             def make(strategy, seed, epoch, start):
-                return strategy.experimental_distribute_dataset(dataset.skip(start))
+                return strategy.distribute_datasets_from_function(lambda context: _pieces(dataset.skip(start), context))
 
             return make
 
@@ -365,6 +289,26 @@ def _source(data, validation_data, recipe: Recipe, sizes) -> _Source:
         "manifest": hashlib.sha256(manifest[["file", "target", "split"]].to_csv().encode()).hexdigest()[:16],
     }
     return _Source(identity, distribute("train", training), distribute("validation", watching), steps, True)
+
+
+def _pieces(dataset, context):
+    """Cuts every batch into one piece per replica, and keeps this worker's. So batches are the same for any number."""
+    import tensorflow as tf
+
+    replicas = context.num_replicas_in_sync
+    local = replicas // context.num_input_pipelines
+    if replicas == 1:
+        return dataset
+
+    def cut(*batch):
+        def pieces(x):
+            parts = tf.reshape(x, tf.concat([[replicas, -1], tf.shape(x)[1:]], 0))
+            parts = parts[context.input_pipeline_id * local : (context.input_pipeline_id + 1) * local]
+            return tf.ensure_shape(parts, (local, None, *x.shape[1:]))
+
+        return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(pieces, batch))
+
+    return dataset.flat_map(cut).prefetch(2 * local)
 
 
 def _check_dataset(dataset, name):
@@ -431,7 +375,8 @@ class Engine:
             with tf.GradientTape() as tape:
                 logits = self.model(inputs, training=True, **draws)
                 losses = tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(targets, logits.dtype), logits)
-                loss = tf.reduce_sum(losses) / self.recipe.batch_size
+                count = tf.shape(targets)[0] * self.strategy.num_replicas_in_sync
+                loss = tf.reduce_sum(losses) / tf.cast(count, losses.dtype)
                 extra = self.model.losses
                 if extra:
                     loss += tf.add_n(extra) / self.strategy.num_replicas_in_sync

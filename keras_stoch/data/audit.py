@@ -139,7 +139,7 @@ def split_images(targets, groups=None, *, split="group", validation=0.2, seed=0)
 def check_split(targets, held) -> None:
     """Raises ValueError where one side of a split has no image of one of the classes."""
     for side, name in ((~held, "training"), (held, "validation")):
-        found = sorted(set(np.asarray(targets)[side]))
+        found = sorted({int(target) for target in np.asarray(targets)[side]})
         if found != [0, 1]:
             raise ValueError(
                 f"The {name} side of the split has {int(side.sum())} images with targets {found}; both classes are "

@@ -1,0 +1,77 @@
+"""A small model with all that is random in a large one, and programs that train it in processes of their own.
+
+python -m tests.keras_stoch.small PREPARED OUT          until it is done, or killed
+python -m tests.keras_stoch.small worker OUT            one of two workers, by TF_CONFIG
+"""
+
+import sys
+import time
+
+import numpy as np
+
+RECIPE = {"epochs": 6, "batch_size": 8, "hold_epochs": 1, "learning_rate": 1e-3}
+
+
+def build():
+    """A model with batch norm, a stochastic stem, dropout and one logit."""
+    import keras
+
+    from keras_stoch.layers import Dropout, StochasticConv2D
+    from keras_stoch.models import EfficientNet
+
+    low = keras.Input((32, 32, 3), name="low_res")
+    high = keras.Input((64, 64, 3), name="high_res")
+    x = keras.layers.Rescaling(1 / 255)(low)
+    x = keras.layers.Conv2D(6, 3, strides=2, name="stem_conv")(x)
+    x = keras.layers.BatchNormalization(name="stem_bn")(x)
+    y = StochasticConv2D(6, 3, output_size=15, strides=2, rescale=1 / 255, window_sharing="image", name="detail")(high)
+    y = keras.layers.BatchNormalization(name="detail_bn")(y)
+    both = keras.layers.Concatenate(name="join")([keras.layers.GlobalMaxPooling2D()(v) for v in (x, y)])
+    both = Dropout(0.3, name="top_dropout")(keras.layers.Activation("swish")(both))
+    return EfficientNet({"low_res": low, "high_res": high}, keras.layers.Dense(1, name="predictions")(both))
+
+
+def injected(batches=6, batch=8, seed=0):
+    """A tf.data.Dataset with windows and drop masks as third part of every batch, and one without."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(seed)
+    count = batches * batch
+    inputs = {
+        "low_res": rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8),
+        "high_res": rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8),
+    }
+    targets = np.float32(np.arange(count) % 2)
+    draws = {
+        "windows": rng.integers(0, 64 - 31 + 1, (count, 6, 2), dtype=np.int32),
+        "drop_masks": {"top_dropout": rng.random((count, 12)) < 0.7},
+    }
+    make = tf.data.Dataset.from_tensor_slices
+    return make((inputs, targets, draws)).batch(batch), make((inputs, targets)).batch(batch)
+
+
+def train_injected(out, strategy):
+    """Trains with given windows and masks, and returns the losses of all steps."""
+    import csv
+
+    import keras_stoch
+
+    data, validation = injected()
+    keras_stoch.fit(build, data, out, validation_data=validation, strategy=strategy, **RECIPE | {"epochs": 2})
+    with open(f"{out}/run-0/batches.csv", newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+if __name__ == "__main__":
+    import keras
+    import tensorflow as tf
+
+    import keras_stoch
+
+    if sys.argv[1] == "worker":
+        # Before any other operation of TensorFlow, as it demands.
+        train_injected(sys.argv[2], tf.distribute.MultiWorkerMirroredStrategy())
+    else:
+        tf.config.threading.set_intra_op_parallelism_threads(2)
+        slow = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: time.sleep(0.01))
+        keras_stoch.fit(build, sys.argv[1], sys.argv[2], checkpoint_seconds=0.02, callbacks=[slow], **RECIPE)

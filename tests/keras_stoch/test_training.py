@@ -1,0 +1,326 @@
+"""fit: the recipe, equal results on any devices, kills, damage, and what is refused before the first step."""
+
+import csv
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.metrics import roc_auc_score
+
+import keras_stoch
+from keras_stoch.recipe import Recipe
+from keras_stoch.training import Engine, TrainingDiverged, _strategy
+from tests.keras_stoch.small import RECIPE, build, injected, train_injected
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def lesions(tmp_path_factory):
+    """60 generated lesions of 64 pixels."""
+    return keras_stoch.write_lesions(tmp_path_factory.mktemp("data") / "lesions", 60, size=64)
+
+
+@pytest.fixture(scope="module")
+def finished(lesions, tmp_path_factory):
+    """The folder of a run that was never interrupted, by the program that the kills are done to."""
+    out = tmp_path_factory.mktemp("whole")
+    assert program(lesions, out).wait() == 0
+    return out / "run-0"
+
+
+def program(*arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.keras_stoch.small", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(path):
+    model = build()
+    model.load_weights(path)
+    return model.get_weights()
+
+
+def assert_same_run(a, b):
+    assert rows(a / "batches.csv") == rows(b / "batches.csv")
+    curves = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows(run / "curves.csv")] for run in (a, b)]
+    assert curves[0] == curves[1]
+    for name in ("best", "last"):
+        for x, y in zip(weights(a / f"{name}.weights.h5"), weights(b / f"{name}.weights.h5"), strict=True):
+            assert (x == y).all()
+
+
+def test_the_papers_schedule():
+    """Held for 15 epochs, then times 0.9 with each: worked out by hand."""
+    recipe = Recipe()
+    rates = [recipe.rate(epoch) for epoch in range(60)]
+    assert rates[:15] == [1e-3] * 15
+    assert rates[15] == pytest.approx(9e-4)
+    assert rates[16] == pytest.approx(8.1e-4)
+    assert rates[59] == pytest.approx(1e-3 * 0.9**45)
+    assert (recipe.batch_size, recipe.rho, recipe.epsilon, recipe.momentum) == (100, 0.99, 1e-8, 0.0)
+
+
+def test_the_folder_of_a_run(finished):
+    curves, batches = rows(finished / "curves.csv"), rows(finished / "batches.csv")
+    assert [row["epoch"] for row in curves] == [str(epoch) for epoch in range(6)]
+    assert len(batches) == 6 * 6
+    for row in curves:
+        losses = [float(b["loss"]) for b in batches if b["epoch"] == row["epoch"]]
+        assert float(row["train_loss"]) == pytest.approx(np.mean(losses), rel=1e-12)
+    assert json.loads((finished / "environment.json").read_text())["keras"] == keras.__version__
+    assert json.loads((finished / "config.json").read_text())["recipe"]["batch_size"] == 8
+    (line,) = rows(finished.parent / "results.csv")
+    assert float(line["best_val_auc"]) == max(float(row["val_auc"]) for row in curves)
+    assert list((finished / "tensorboard").iterdir())
+
+
+def test_validation_numbers_are_those_of_the_model(lesions, tmp_path):
+    """AUC by scikit-learn and loss by Keras, of what the saved model says about all images of the split."""
+    (result,) = keras_stoch.fit("b0", lesions, tmp_path, epochs=1, batch_size=24, low_res=32, seed=3)
+    run = tmp_path / "run-0"
+    model = keras_stoch.load_run(run, "last")
+    pipeline = keras_stoch.Pipeline(lesions, "validation", batch_size=12, low_res=32, high_res=None)
+    ((images, targets),) = pipeline.epoch(0)
+    logits = np.asarray(model(images, training=False))[:, 0]
+    assert result["final_val_auc"] == pytest.approx(roc_auc_score(targets, logits))
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)(targets, logits)
+    assert result["final_val_loss"] == pytest.approx(float(loss), rel=1e-4)
+    assert keras_stoch.evaluate(run, lesions).auc == pytest.approx(result["best_val_auc"])
+    assert keras_stoch.fit("b0", lesions, tmp_path, epochs=1, batch_size=24, low_res=32, seed=3) == [result]  # done
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(seed: 3 there, 4 now\)"):
+        keras_stoch.fit("b0", lesions, tmp_path, epochs=1, batch_size=24, low_res=32, seed=4)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_it_ends_as_if_never_killed(lesions, finished, tmp_path):
+    """kill -9 at random moments, in mid-epoch and in mid-checkpoint; one checkpoint is damaged on the way."""
+    rng, kills, damaged = random.Random(0), 0, False
+    run = tmp_path / "killed" / "run-0"
+
+    def saved():
+        """Batches before the newest checkpoint; an epoch has 6."""
+        names = sorted(path.stem for path in (run / "checkpoints").glob("*.npz"))
+        return sum(int(part) * weight for part, weight in zip(names[-1].split("-"), (6, 1), strict=True)) if names else 0
+
+    def done():
+        return len(rows(run / "batches.csv")) if (run / "batches.csv").exists() else 0
+
+    while kills < 12:
+        process, before = program(lesions, tmp_path / "killed"), saved()
+        while process.poll() is None and done() <= before:
+            time.sleep(0.002)
+        # A step takes some 20 milliseconds, so this is anywhere in the next steps and what is written between them.
+        time.sleep(rng.uniform(0, 0.05))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        newest = sorted((run / "checkpoints").glob("*.npz"))
+        if len(newest) == 2 and not damaged:
+            content = bytearray(newest[-1].read_bytes())
+            content[len(content) // 2] ^= 1
+            newest[-1].write_bytes(content)
+            damaged = True
+    assert program(lesions, tmp_path / "killed").wait() == 0
+    assert kills >= 10
+    assert damaged
+    assert_same_run(finished, run)
+
+
+def test_resuming_in_this_process(lesions, tmp_path):
+    """Stopped by an exception after any batch, with damage to the newest checkpoint: the same ends."""
+
+    class Stop(keras.callbacks.Callback):
+        def __init__(self, at):
+            super().__init__()
+            self.at = at
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.at -= 1
+            if self.at == 0:
+                raise InterruptedError
+
+    options = RECIPE | {"checkpoint_seconds": 0.0}
+    keras_stoch.fit(build, lesions, tmp_path / "whole", **options)
+    for at in (2, 7):
+        with pytest.raises(InterruptedError):
+            keras_stoch.fit(build, lesions, tmp_path / "cut", callbacks=[Stop(at)], **options)
+    newest = sorted((tmp_path / "cut" / "run-0" / "checkpoints").glob("*.npz"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="is damaged; going on from the one before"):
+        keras_stoch.fit(build, lesions, tmp_path / "cut", **options)
+    assert_same_run(tmp_path / "whole" / "run-0", tmp_path / "cut" / "run-0")
+
+
+def test_two_replicas_agree_with_one_device(tmp_path):
+    """At one global batch, with given windows and masks and shared batch statistics: every loss to 1e-5."""
+    one = train_injected(tmp_path / "one", "one")
+    two = train_injected(tmp_path / "two", "mirrored")
+    assert len(one) == 12
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
+    data, validation = injected()
+    keras_stoch.fit(
+        *(build, data, tmp_path / "apart"),
+        **RECIPE | {"epochs": 2, "validation_data": validation, "strategy": "mirrored", "sync_batch_norm": False},
+    )
+    apart = [float(row["loss"]) for row in rows(tmp_path / "apart" / "run-0" / "batches.csv")]
+    assert np.abs(np.subtract(apart, one)).max() > 1e-4  # the check can fail
+
+
+@pytest.mark.slow
+def test_two_workers_agree_with_one_device(tmp_path):
+    ports = []
+    sockets = [socket.socket() for _ in range(2)]
+    for s in sockets:
+        s.bind(("localhost", 0))
+        ports.append(s.getsockname()[1])
+    for s in sockets:
+        s.close()
+    cluster = {"worker": [f"localhost:{port}" for port in ports]}
+    workers = [
+        program(
+            *("worker", tmp_path / "two"),
+            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": n}}),
+        )
+        for n in range(2)
+    ]
+    try:
+        assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+    two = [float(row["loss"]) for row in rows(tmp_path / "two" / "run-0" / "batches.csv")]
+    np.testing.assert_allclose(two, train_injected(tmp_path / "one", "one"), rtol=0, atol=1e-5)
+
+
+def test_replicas_draw_differently():
+    strategy, _ = _strategy("mirrored")
+    engine = Engine(build, Recipe(**RECIPE), strategy)
+    data, _ = injected(1)
+    inputs, *_ = next(iter(data))
+    half = {name: value[:4] for name, value in inputs.items()}
+    same = tf.function(lambda: strategy.run(lambda: engine.model(half, training=True)))()
+    first, second = (value.numpy() for value in strategy.experimental_local_results(same))
+    assert np.abs(first - second).max() > 1e-3
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(lesions, tmp_path, precision):
+    (result,) = keras_stoch.fit("b0", lesions, tmp_path, epochs=1, batch_size=16, low_res=32, mixed_precision=precision)
+    assert np.isfinite(result["final_val_loss"])
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    """The weights of the last epoch stay."""
+    bad = {"epoch": 0}
+
+    class Spoil(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            bad["epoch"] = epoch
+            if epoch == 1:
+                self.model.get_layer("stem_conv").kernel.assign(np.full((3, 3, 3, 6), np.nan, np.float32))
+
+    data, validation = injected()
+    with pytest.raises(TrainingDiverged, match=r"The loss became nan in epoch 1, batch 0. .* keeps the weights"):
+        keras_stoch.fit(build, data, tmp_path, validation_data=validation, callbacks=[Spoil()], **RECIPE)
+    assert all(np.isfinite(w).all() for w in weights(tmp_path / "run-0" / "last.weights.h5"))
+    assert len(rows(tmp_path / "run-0" / "curves.csv")) == 1
+
+
+def one_class(lesions, tmp_path):
+    import pandas as pd
+
+    return pd.read_csv(lesions / "manifest.csv").assign(target=0, file=lambda m: str(lesions) + "/" + m["file"])
+
+
+def with_nan(lesions, tmp_path):
+    return tf.data.Dataset.from_tensor_slices((np.full((8, 32, 32, 3), np.nan), np.ones(8))).batch(4)
+
+
+def targets_of_two(lesions, tmp_path):
+    return tf.data.Dataset.from_tensor_slices((np.ones((8, 32, 32, 3)), np.full(8, 2.0))).batch(4)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "options", "message"),
+    [
+        ("b0", None, {"epoch": 3}, "Unknown options: epoch. A recipe has: epochs, batch_size"),
+        ("b0", None, {"epochs": 0}, "epochs must be an integer of at least 1. Received: epochs=0"),
+        (
+            "b0",
+            None,
+            {"learning_rate": "fast"},
+            "learning_rate must be a positive number. Received: learning_rate='fast'",
+        ),
+        ("b0", None, {"augment": 1}, "augment must be True or False"),
+        ("b7", None, {}, "Expected one of b0"),
+        ("b0", None, {"runs": 0}, "runs must be an integer of at least 1"),
+        ("b0", None, {"strategy": "many"}, "strategy must be one of one, mirrored, multiworker"),
+        ("b0", None, {"high_res": 64}, "'b0' has no high-resolution input"),
+        ("b0", None, {"low_res": 128}, "have 64 pixels a side, which is less than"),
+        ("split-b0", None, {"low_res": 224, "high_res": 64}, "high_res must be an integer of at least 224"),
+        ("b0", None, {"batch_size": 100}, "48 images of split 'train' fill no batch of 100"),
+        ("b0", "nowhere", {}, "nowhere is no prepared folder"),
+        ("b0", one_class, {}, "The training side of the split has 48 images with targets \\[0\\]; both classes"),
+        ("b0", with_nan, {}, "data is a Dataset, so validation_data must be one"),
+        (lambda: keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]), None, {}, "one logit per image"),
+        (
+            lambda: keras.Sequential([keras.Input((8,)), keras.layers.Dense(1, activation="sigmoid")]),
+            *(None, {}, "must put out logits, but .* ends with a sigmoid"),
+        ),
+    ],
+)
+def test_what_is_refused_before_anything_is_written(lesions, tmp_path, model, data, options, message):
+    data = data(lesions, tmp_path) if callable(data) else data or lesions
+    with pytest.raises(ValueError, match=message):
+        keras_stoch.fit(model, data, tmp_path / "out", **{"batch_size": 8, "low_res": 32} | options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(with_nan, "no numbers .* in its first batch"), (targets_of_two, "Targets must be 0 or 1. .*2.0")],
+)
+def test_bad_datasets(lesions, tmp_path, data, message):
+    data = data(lesions, tmp_path)
+    with pytest.raises(ValueError, match=message):
+        keras_stoch.fit("b0", data, tmp_path / "out", validation_data=data, low_res=32)
+
+
+def test_a_folder_that_can_not_be_written(lesions, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="The run's folder can not be written"):
+        keras_stoch.fit("b0", lesions, tmp_path / "file" / "runs", batch_size=8, low_res=32)
+
+
+def test_load_run_says_what_is_wrong(finished, tmp_path):
+    with pytest.raises(ValueError, match=r"is no run: there is no config.json; it holds run-0"):
+        keras_stoch.load_run(finished.parent)
+    with pytest.raises(ValueError, match="trained a model that was not made by name"):
+        keras_stoch.load_run(finished)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match="which must be 'best' or 'last'"):
+            keras_stoch.load_run(finished, "first")
