@@ -1,4 +1,4 @@
-"""The command line: `python -m parity run | mutations | compare`.
+"""The command line: `python -m parity run | mutations | compare | curves | claims`.
 
 Exit codes: 0 when everything agrees, 1 when a check failed, 2 when nothing could be compared or an argument is wrong.
 """
@@ -63,11 +63,35 @@ def main(arguments=None) -> int:
     compare.add_argument("--no-training", action="store_true", help="compare inference only")
     compare.add_argument("--seed", type=int, default=0)
 
+    curves = commands.add_parser(
+        "curves",
+        help="compare sets of training runs",
+        description="Compares sets of training runs, each a folder of per-epoch CSV files, with the first of them. "
+        "Exits with 0 if all are equivalent to it, with 1 if one differs or the runs do not decide.",
+    )
+    curves.add_argument("sets", nargs="+", metavar="FOLDER", help="the reference, and what to compare with it")
+    curves.add_argument("--measure", default="val_auc", help="whose whole curve is tested (default val_auc)")
+    curves.add_argument("--auc-margin", type=float, metavar="X", help="difference in AUC that counts as none")
+    curves.add_argument("--loss-margin", type=float, metavar="X", help="difference in loss that counts as none")
+    curves.add_argument("--from-epoch", type=int, default=1, metavar="N", help="where the figure begins (default 1)")
+    curves.add_argument("--out", default="build/curves", metavar="DIR", help="default: build/curves")
+
+    claims = commands.add_parser("claims", help="put the paper's claims to its published curves")
+    claims.add_argument("published", metavar="FOLDER", help="folders b0, b4, split-b0, ... of per-epoch CSV files")
+    claims.add_argument("--out", default="build/paper-claims.md", metavar="FILE", help="page to write")
+
     options = parser.parse_args(arguments)
-    _import_tensorflow_quietly()
+    if options.command not in ("curves", "claims"):
+        _import_tensorflow_quietly()
     try:
-        return {"run": run_ladder, "mutations": run_mutations, "compare": run_compare}[options.command](options)
-    except ValueError as error:
+        return {
+            "run": run_ladder,
+            "mutations": run_mutations,
+            "compare": run_compare,
+            "curves": run_curves,
+            "claims": run_claims,
+        }[options.command](options)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -183,6 +207,39 @@ def run_compare(arguments) -> int:
     if all(row.value is None for row in report.rows):
         return 2
     return 0 if report.passed else 1
+
+
+def run_curves(arguments) -> int:
+    import json
+    from pathlib import Path
+
+    from parity.curves import compare_runs, curves_figure, read_runs
+
+    if len(arguments.sets) < 2:
+        raise ValueError("Two folders are needed, the reference first. Received: one")
+    sets = [read_runs(folder) for folder in arguments.sets]
+    given = {"auc": arguments.auc_margin, "loss": arguments.loss_margin}
+    margins = {name: value for name, value in given.items() if value is not None}
+    reports = [compare_runs(sets[0], other, measure=arguments.measure, margins=margins) for other in sets[1:]]
+    print("\n\n".join(map(str, reports)))
+    measures = tuple(dict.fromkeys((arguments.measure, "train_loss")))
+    figure = curves_figure(sets, Path(arguments.out) / "curves.png", measures, start=arguments.from_epoch - 1)
+    record = Path(arguments.out) / "curves.json"
+    record.write_text(json.dumps([report.to_dict() for report in reports], indent=1) + "\n")
+    print(f"\n{figure}\n{record}")
+    return 0 if all(report.equivalent for report in reports) else 1
+
+
+def run_claims(arguments) -> int:
+    from pathlib import Path
+
+    from parity.claims import document
+
+    out = Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(document(arguments.published, out.parent / "figures"))
+    print(out)
+    return 0
 
 
 def _make(spec: str):

@@ -4,8 +4,10 @@ python -m tests.keras_stoch.small PREPARED OUT          until it is done, or kil
 python -m tests.keras_stoch.small worker OUT            one of two workers, by TF_CONFIG
 """
 
+import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -73,5 +75,11 @@ if __name__ == "__main__":
         train_injected(sys.argv[2], tf.distribute.MultiWorkerMirroredStrategy())
     else:
         tf.config.threading.set_intra_op_parallelism_threads(2)
-        slow = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: time.sleep(0.01))
+
+        def tell(batch, logs):
+            """Says that this process has taken a step, and leaves time for being killed."""
+            Path(f"{sys.argv[2]}-began-{os.getpid()}").touch()
+            time.sleep(0.01)
+
+        slow = keras.callbacks.LambdaCallback(on_train_batch_end=tell)
         keras_stoch.fit(build, sys.argv[1], sys.argv[2], checkpoint_seconds=0.02, callbacks=[slow], **RECIPE)

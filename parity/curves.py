@@ -1,0 +1,374 @@
+"""Statistics of training curves: do two sets of runs train alike, and do they differ?
+
+These are two questions. "Not significantly different" is what too few runs say of anything; so equality is never
+concluded from it. Equivalence is shown by two one-sided tests (TOST, Schuirmann 1987): the difference of the means
+lies within a margin that was stated before, at 5%. Difference is shown by a permutation test of the runs' labels,
+exact where there are few runs. Both, either or none can come out:
+
+    equivalent   within the margin, whether or not a difference was found
+    different    a difference was found, and equivalence was not shown
+    undecided    neither: more runs are needed
+"""
+
+import csv
+import itertools
+import math
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+MEASURES = ("train_loss", "val_loss", "train_auc", "val_auc")
+_NAMES = {"Epoch": "epoch", "Train Loss": "train_loss", "Val Loss": "val_loss", "Train RoC": "train_auc"}
+_NAMES["Val RoC"] = "val_auc"
+# Margins within which two implementations count as the same, fixed before any comparison was run: in AUC, half of what
+# separates one run from another of the same model at these sizes; in loss, a tenth of a coin's (0.69).
+MARGINS = {"auc": 0.02, "loss": 0.07}
+EXACT = 20_000  # permutations up to which all are counted
+SAMPLED = 10_000
+
+
+@dataclass
+class Runs:
+    """Curves of several runs of one thing.
+
+    Attributes:
+        name: of the set.
+        values: measure -> float array (runs, epochs), cut to the shortest run.
+        names: of the runs.
+        batches: float array (runs, batches) of the loss of every batch, where the runs tell it, or None.
+        notes: what was found and done while reading: duplicates, placeholders, unequal lengths.
+    """
+
+    name: str
+    values: dict[str, np.ndarray]
+    names: list[str]
+    batches: np.ndarray | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self):
+        return len(self.names)
+
+    def cut(self, epochs: int) -> "Runs":
+        """The first epochs alone."""
+        return Runs(self.name, {m: v[:, :epochs] for m, v in self.values.items()}, self.names, self.batches, self.notes)
+
+
+def read_runs(folder, name: str | None = None) -> Runs:
+    """Reads the per-epoch curves below a folder: `*/curves.csv` of training runs, or any `*.csv` of published ones.
+
+    A leading row of zeros is a placeholder and is dropped; equal runs count once, with a warning; runs are cut to the
+    length of the shortest, because a maximum over more epochs is larger.
+
+    Raises:
+        ValueError: if there is no curve, or a file has other columns or values that are no numbers.
+    """
+    folder = Path(folder)
+    paths = sorted(folder.glob("*/curves.csv")) or sorted(folder.glob("curves.csv")) or sorted(folder.glob("*.csv"))
+    if not paths:
+        raise ValueError(f"No curves below {folder}: neither */curves.csv nor *.csv")
+    found, notes = {}, []
+    for path in paths:
+        curve = _read_curve(path)
+        label = path.parent.name if path.name == "curves.csv" else path.stem
+        zeros = [measure for measure in MEASURES if curve[measure][0] == 0]
+        if len(zeros) == len(MEASURES):
+            curve = {measure: values[1:] for measure, values in curve.items()}
+            notes.append(f"{label}: a placeholder row of zeros dropped")
+        twin = next((other for other, (known, _) in found.items() if _same(known, curve)), None)
+        if twin is not None:
+            notes.append(f"{label} is a copy of {twin}: dropped")
+            warnings.warn(f"{path} holds the same numbers as {twin}; it counts once", stacklevel=2)
+            continue
+        found[label] = (curve, _read_batches(path))
+    lengths = {label: len(curve["epoch"]) for label, (curve, _) in found.items()}
+    epochs = min(lengths.values())
+    if epochs == 0:
+        raise ValueError(f"A run below {folder} has no epoch: {min(lengths, key=lengths.get)}")
+    if len(set(lengths.values())) > 1:
+        notes.append(f"runs of {', '.join(map(str, sorted(set(lengths.values()))))} epochs, cut to {epochs}")
+    values = {m: np.array([curve[m][:epochs] for curve, _ in found.values()]) for m in MEASURES}
+    batches = [losses for _, losses in found.values()]
+    whole = all(losses is not None for losses in batches)
+    length = min((len(losses) for losses in batches), default=0) if whole else 0
+    losses = np.array([losses[:length] for losses in batches]) if length else None
+    return Runs(name or folder.name, values, list(found), losses, notes)
+
+
+def _read_curve(path: Path) -> dict[str, np.ndarray]:
+    with open(path, newline="") as file:
+        header, *rows = [row for row in csv.reader(file) if row]
+    names = [_NAMES.get(name, name) for name in header]
+    missing = [name for name in ("epoch", *MEASURES) if name not in names]
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(missing)}. Its columns: {', '.join(header)}")
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    extra = len(rows[0]) - len(names)  # a leading index without a name, as pandas writes it
+    try:
+        table = np.array([[float(cell or "nan") for cell in row[extra:]] for row in rows])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    curve = {name: table[:, names.index(name)] for name in ("epoch", *MEASURES)}
+    for measure in MEASURES:
+        if not np.isfinite(curve[measure]).all():
+            row = int(np.flatnonzero(~np.isfinite(curve[measure]))[0])
+            raise ValueError(f"{path}, row {row + 2}: {measure} is no number")
+    return curve
+
+
+def _read_batches(path: Path):
+    path = path.with_name("batches.csv")
+    if not path.exists():
+        return None
+    with open(path, newline="") as file:
+        return np.array([float(row["loss"]) for row in csv.DictReader(file)])
+
+
+def _same(a, b) -> bool:
+    return all(a[m].shape == b[m].shape and (a[m] == b[m]).all() for m in MEASURES)
+
+
+def summaries(runs: Runs, early: int | None = None) -> dict[str, np.ndarray]:
+    """One number per run for each statistic that is compared.
+
+    best_auc: the best validation AUC; final_auc: validation AUC, mean of the last fifth of the epochs (the last epoch
+    alone is mostly noise); final_loss: training loss, the same epochs; batch_loss: mean loss over all batches;
+    early_loss: mean loss over the first `early` batches (a tenth if None), where an initialisation shows.
+    """
+    last = max(1, runs.values["val_auc"].shape[1] // 5)
+    found = {
+        "best_auc": runs.values["val_auc"].max(1),
+        "final_auc": runs.values["val_auc"][:, -last:].mean(1),
+        "final_loss": runs.values["train_loss"][:, -last:].mean(1),
+    }
+    if runs.batches is not None:
+        early = early or max(1, runs.batches.shape[1] // 10)
+        found |= {"batch_loss": runs.batches.mean(1), "early_loss": runs.batches[:, :early].mean(1)}
+    return found
+
+
+def bands(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Minimum, mean and maximum per epoch of (runs, epochs)."""
+    return {"min": values.min(0), "mean": values.mean(0), "max": values.max(0)}
+
+
+@dataclass
+class Difference:
+    """Reference against candidate in one number per run.
+
+    Attributes:
+        statistic: its name.
+        reference, candidate: means.
+        difference: candidate minus reference.
+        interval: 95% bootstrap interval of the difference (percentiles; with few runs it is somewhat too narrow).
+        p_different: of the permutation test of the means, two-sided.
+        margin: for equivalence, stated beforehand.
+        p_equivalent: the larger of the two one-sided Welch tests against the margin.
+        verdict: "equivalent", "different" or "undecided".
+    """
+
+    statistic: str
+    reference: float
+    candidate: float
+    difference: float
+    interval: tuple[float, float]
+    p_different: float
+    margin: float
+    p_equivalent: float
+    verdict: str
+
+    @property
+    def equivalent(self) -> bool:
+        return self.verdict == "equivalent"
+
+
+def compare_numbers(statistic, reference, candidate, margin, *, alpha=0.05, bootstraps=10_000, seed=0) -> Difference:
+    """Compares one number per run of two sets.
+
+    Args:
+        statistic: name, for the report.
+        reference, candidate: float arrays (runs,), at least 2 each.
+        margin: positive; the difference that counts as none.
+        alpha: level of both tests.
+        bootstraps: resamples for the interval.
+        seed: of resampling.
+
+    Raises:
+        ValueError: for fewer than two runs, or a margin that is not positive.
+    """
+    reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
+    if min(len(reference), len(candidate)) < 2:
+        raise ValueError(f"Statistics need two runs of each at least. Received: {len(reference)} and {len(candidate)}")
+    if not 0 < margin < math.inf:
+        raise ValueError(f"margin must be positive. Received: {margin!r}")
+    rng = np.random.default_rng(seed)
+    means = [
+        sample[rng.integers(len(sample), size=(bootstraps, len(sample)))].mean(1) for sample in (candidate, reference)
+    ]
+    interval = np.percentile(means[0] - means[1], [2.5, 97.5])
+    different = permutation_test(reference[:, None], candidate[:, None], seed=seed)
+    equivalent = equivalence_test(reference, candidate, margin)
+    verdict = "equivalent" if equivalent < alpha else "different" if different < alpha else "undecided"
+    return Difference(
+        statistic,
+        float(reference.mean()),
+        float(candidate.mean()),
+        float(candidate.mean() - reference.mean()),
+        (float(interval[0]), float(interval[1])),
+        different,
+        margin,
+        equivalent,
+        verdict,
+    )
+
+
+def equivalence_test(reference, candidate, margin: float) -> float:
+    """p of the two one-sided tests (TOST), with Welch's variance: small if the means differ by less than `margin`."""
+    reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
+    a, b = reference.var(ddof=1) / len(reference), candidate.var(ddof=1) / len(candidate)
+    error = math.sqrt(a + b)
+    difference = candidate.mean() - reference.mean()
+    if error == 0:
+        return 0.0 if abs(difference) < margin else 1.0
+    freedom = (a + b) ** 2 / (a**2 / (len(reference) - 1) + b**2 / (len(candidate) - 1))
+    above = stats.t.sf((difference + margin) / error, freedom)  # against "smaller than -margin"
+    below = stats.t.cdf((difference - margin) / error, freedom)  # against "larger than margin"
+    return float(max(above, below))
+
+
+def permutation_test(reference: np.ndarray, candidate: np.ndarray, seed: int = 0) -> float:
+    """p that labels of runs do not matter, for whole curves.
+
+    The statistic is the mean over epochs of the squared difference of the mean curves. With up to 20,000 ways to
+    share the runs out, all are counted, and p can not fall below one over their number; else 10,000 are drawn.
+
+    Args:
+        reference, candidate: (runs, epochs).
+        seed: of the draw.
+    """
+    pooled = np.concatenate([reference, candidate])
+    total, first = len(pooled), len(reference)
+
+    def statistic(chosen):
+        rest = pooled.sum(0) - pooled[chosen].sum(0)
+        return np.square(pooled[chosen].sum(0) / first - rest / (total - first)).mean()
+
+    observed = statistic(np.arange(first)) * (1 - 1e-12)  # equal splits must count as equal
+    if math.comb(total, first) <= EXACT:
+        values = [statistic(list(chosen)) for chosen in itertools.combinations(range(total), first)]
+        return float(np.mean(np.array(values) >= observed))
+    rng = np.random.default_rng(seed)
+    values = [statistic(rng.permutation(total)[:first]) for _ in range(SAMPLED)]
+    return float((1 + np.sum(np.array(values) >= observed)) / (1 + SAMPLED))
+
+
+def holm(p_values) -> np.ndarray:
+    """Holm's correction for many comparisons: adjusted p-values, in the given order."""
+    p_values = np.asarray(p_values, np.float64)
+    order = np.argsort(p_values)
+    steps = np.maximum.accumulate(p_values[order] * (len(p_values) - np.arange(len(p_values))))
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(steps, 1)
+    return adjusted
+
+
+@dataclass
+class CurveReport:
+    """Two sets of runs compared.
+
+    Attributes:
+        reference, candidate: the sets, cut to one length.
+        differences: one `Difference` per statistic.
+        p_curve: of the permutation test on the whole curve of `measure`.
+        measure: whose curves.
+    """
+
+    reference: Runs
+    candidate: Runs
+    differences: list[Difference]
+    p_curve: float
+    measure: str
+
+    @property
+    def equivalent(self) -> bool:
+        return all(difference.equivalent for difference in self.differences)
+
+    def to_dict(self) -> dict:
+        return {
+            "reference": {"name": self.reference.name, "runs": len(self.reference), "notes": self.reference.notes},
+            "candidate": {"name": self.candidate.name, "runs": len(self.candidate), "notes": self.candidate.notes},
+            "measure": self.measure,
+            "p_curve": self.p_curve,
+            "differences": [asdict(difference) for difference in self.differences],
+            "equivalent": self.equivalent,
+        }
+
+    def __str__(self):
+        lines = [
+            f"{self.candidate.name} ({len(self.candidate)} runs) against {self.reference.name} "
+            f"({len(self.reference)} runs), {self.reference.values[self.measure].shape[1]} epochs",
+            f"  {'statistic':12} {'reference':>10} {'candidate':>10} {'difference':>11} {'95% interval':>20} "
+            f"{'p differ':>9} {'margin':>7} {'p equal':>8}  verdict",
+        ]
+        lines += [
+            f"  {d.statistic:12} {d.reference:10.4f} {d.candidate:10.4f} {d.difference:+11.4f} "
+            f"{f'{d.interval[0]:+.4f} {d.interval[1]:+.4f}':>20} {d.p_different:9.3f} {d.margin:7.3g} "
+            f"{d.p_equivalent:8.3f}  {d.verdict}"
+            for d in self.differences
+        ]
+        lines.append(f"  whole curve of {self.measure}: permutation p {self.p_curve:.3f}")
+        lines += [f"  note: {note}" for runs in (self.reference, self.candidate) for note in runs.notes]
+        return "\n".join(lines)
+
+
+def compare_runs(reference: Runs, candidate: Runs, *, measure="val_auc", margins=None, seed=0) -> CurveReport:
+    """Compares two sets of runs.
+
+    Args:
+        reference, candidate: from `read_runs`.
+        measure: whose whole curve is tested.
+        margins: {"auc": ..., "loss": ...}; `MARGINS` by default.
+        seed: of resampling.
+    """
+    if measure not in MEASURES:
+        raise ValueError(f"measure must be one of {', '.join(MEASURES)}. Received: {measure!r}")
+    margins = MARGINS | (margins or {})
+    epochs = min(runs.values[measure].shape[1] for runs in (reference, candidate))
+    reference, candidate = reference.cut(epochs), candidate.cut(epochs)
+    early = None
+    if reference.batches is not None and candidate.batches is not None:
+        early = max(1, min(reference.batches.shape[1], candidate.batches.shape[1]) // 10)
+    first, second = summaries(reference, early), summaries(candidate, early)
+    differences = [
+        compare_numbers(name, first[name], second[name], margins[name.split("_")[-1]], seed=seed)
+        for name in first
+        if name in second
+    ]
+    p_curve = permutation_test(reference.values[measure], candidate.values[measure], seed)
+    return CurveReport(reference, candidate, differences, p_curve, measure)
+
+
+def curves_figure(sets: list[Runs], path, measures=("val_auc", "train_auc"), start: int = 0) -> Path:
+    """Mean curve and band from minimum to maximum per set, one panel a measure, as in the paper's figures 18 to 26."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.2 * len(measures), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(measures), squeeze=False)[0]
+    titles = {"val": "validation", "train": "training", "auc": "ROC AUC", "loss": "loss"}
+    for ax, measure in zip(axes, measures, strict=True):
+        for number, runs in enumerate(sets):
+            band = bands(runs.values[measure])
+            epochs = np.arange(1, len(band["mean"]) + 1)[start:]
+            ax.fill_between(epochs, band["min"][start:], band["max"][start:], color=f"C{number}", alpha=0.18, lw=0)
+            ax.plot(epochs, band["mean"][start:], color=f"C{number}", lw=1.8, label=f"{runs.name} ({len(runs)} runs)")
+        ax.set_xlabel("epoch")
+        ax.set_title(" ".join(titles[part] for part in measure.split("_")), fontsize=11)
+        ax.grid(alpha=0.25)
+    axes[0].legend(fontsize=9)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return path
