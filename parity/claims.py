@@ -116,7 +116,7 @@ def document(folder, figures) -> str:
         "epochs. Intervals are bootstrap intervals of the difference of the means (95%). *p* is of Welch's test,",
         f"corrected by Holm over all {len(CLAIMS)} claims; *p perm.* of the exact permutation test of the same means",
         "and *p curve* of that of the whole curve, neither corrected (5 runs against 5 can not get below 0.008);",
-        f"*p equal* of two one-sided tests that the means lie within {MARGIN} of each other, corrected. A claim *holds*",
+        f"*p equal* of two one-sided tests that the means lie within {MARGIN}, corrected. A claim *holds*",
         "if p < 0.05 in its direction. *Not shown* means just that: these runs do not decide it.",
         "",
         "| claim | runs | difference | interval | p | p perm. | p curve | p equal | verdict |",

@@ -1,6 +1,59 @@
-"""The optimiser of the paper, by the formula that Keras uses."""
+"""The paper's training in PyTorch: its optimiser, schedule and loop. Sections 4.1.8 and 5.1.1.
 
+    torchrun --nproc-per-node 2 -m torch_ref.training split-b0 PREPARED OUT
+
+trains on several processes (DistributedDataParallel, nccl on GPUs, gloo on CPUs); without torchrun, on one.
+"""
+
+import contextlib
+import csv
+import json
+import math
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
 import torch
+import torch.distributed
+import torch.nn.functional as F
+
+from torch_ref.data import make_loader
+
+CURVES = ("epoch", "train_loss", "val_loss", "train_auc", "val_auc", "learning_rate", "seconds")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; the defaults are the paper's. The same fields as in `keras_stoch`, see there.
+
+    Attributes:
+        mixed_precision: None, "bfloat16" or "float16" (autocast).
+    """
+
+    epochs: int = 60
+    batch_size: int = 100
+    learning_rate: float = 1e-3
+    hold_epochs: int = 15
+    decay: float = 0.9
+    rho: float = 0.99
+    momentum: float = 0.0
+    epsilon: float = 1e-8
+    dropout: float = 0.2
+    drop_connect: float = 0.2
+    low_res: int | None = None
+    high_res: int | None = None
+    augment: bool = True
+    augment_validation: bool = False
+    passes: int = 1
+    window_sharing: str = "batch"
+    mixed_precision: str | None = None
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        return self.learning_rate * self.decay ** max(0, epoch + 1 - self.hold_epochs)
 
 
 class RMSprop(torch.optim.Optimizer):
@@ -57,3 +110,267 @@ class RMSprop(torch.optim.Optimizer):
                     step = state["momentum"].mul_(group["momentum"]).add_(step)
                 w.sub_(step)
         return loss
+
+
+def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> RMSprop:
+    """The recipe's optimiser of all parameters."""
+    return RMSprop(model.parameters(), recipe.learning_rate, recipe.rho, recipe.momentum, recipe.epsilon)
+
+
+def train_step(model, optimizer, inputs: dict, targets: torch.Tensor, rate: float, draws=None, scaler=None):
+    """One step of the optimiser on one batch.
+
+    Args:
+        model: from `create_model`, or anything that takes the same keywords.
+        optimizer: `RMSprop`.
+        inputs: dict of "low_res" and "high_res" tensors (batch, 3, side, side).
+        targets: (batch,).
+        rate: the learning rate.
+        draws: dict of "windows" and "drop_masks" to use instead of draws.
+        scaler: torch.amp.GradScaler, for float16.
+
+    Returns:
+        The mean loss before the step, and the logits (batch, 1), both detached.
+    """
+    model.train()
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    logits = model(**inputs, **(draws or {}))
+    loss = F.binary_cross_entropy_with_logits(logits, targets.reshape(-1, 1).to(logits.dtype))
+    if scaler is None:
+        loss.backward()
+        optimizer.step()
+    else:
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return loss.detach(), logits.detach()
+
+
+def fit(
+    model: str, data, out, *, runs: int = 1, seed: int = 0, device=None, num_workers: int = 0, **recipe
+) -> list[dict]:
+    """Trains a model by name on a prepared folder, and writes the files that `keras_stoch.fit` writes.
+
+    Under torchrun every process calls this; the first one writes. A run that has ended is not repeated; one that was
+    interrupted begins anew.
+
+    Args:
+        model: name, see `create_model`.
+        data: folder written by `keras-stoch prepare` or `lesions`.
+        out: folder; run n goes to `run-n` below it.
+        runs: number of runs, with the seeds `seed`, `seed + 1`, ...
+        seed: of weights, order, augmentation, windows and dropout.
+        device: "cpu", "cuda", ...; CUDA where there is one by default.
+        num_workers: processes that read images.
+        **recipe: fields of `Recipe`.
+
+    Returns:
+        A dict per run, as in result.json.
+
+    Raises:
+        ValueError: for unknown options or models, or a folder that is not prepared.
+        FloatingPointError: if the loss is no number any more; the last epoch's weights are kept.
+    """
+    known = [field.name for field in fields(Recipe)]
+    unknown = sorted(set(recipe) - set(known))
+    if unknown:
+        raise ValueError(f"Unknown options: {', '.join(unknown)}. A recipe has: {', '.join(known)}")
+    recipe = Recipe(**recipe)
+    world, rank, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
+    device = torch.device(device or (f"cuda:{local}" if torch.cuda.is_available() else "cpu"))
+    began = world > 1 and not torch.distributed.is_initialized()
+    if began:
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        return [
+            _run(model, data, Path(out) / f"run-{n}", recipe, seed + n, device, num_workers, world, rank)
+            for n in range(runs)
+        ]
+    finally:
+        if began:
+            torch.distributed.destroy_process_group()
+
+
+_ENVIRONMENT = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
+
+
+def _run(name, data, path, recipe, seed, device, num_workers, world, rank) -> dict:
+    from torch_ref.models import create_model
+
+    if (path / "result.json").exists():
+        return json.loads((path / "result.json").read_text())
+    # Weights come from the same seed in every process; what is drawn later must differ.
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + rank)
+    sizes = {key: getattr(recipe, key) for key in ("low_res", "high_res") if getattr(recipe, key)}
+    options = {"window_sharing": recipe.window_sharing, "generator": generator}
+    net = create_model(name, **sizes, dropout=recipe.dropout, drop_connect=recipe.drop_connect, **options).to(device)
+    model = net
+    if world > 1:
+        model = torch.nn.parallel.DistributedDataParallel(net, [device.index] if device.type == "cuda" else None)
+    torch.manual_seed(seed * 1_000_003 + rank)
+    optimizer = make_optimizer(net, recipe)
+    scaler = torch.amp.GradScaler(device.type) if recipe.mixed_precision == "float16" else None
+    low_res, high_res = _sizes(name, recipe)
+    common = {"low_res": low_res, "high_res": high_res, "seed": seed, "num_workers": num_workers}
+    train = make_loader(
+        data, "train", recipe.batch_size, augment=recipe.augment, shuffle=True, drop_remainder=True,
+        rank=rank, world=world, **common,
+    )  # fmt: skip
+    validation = make_loader(data, "validation", recipe.batch_size, augment=recipe.augment_validation, **common)
+    if len(train.batch_sampler) == 0:
+        raise ValueError(f"{len(train.dataset)} training images fill no batch of {recipe.batch_size}")
+    if rank == 0:
+        path.mkdir(parents=True, exist_ok=True)
+        config = {"model": name, "recipe": asdict(recipe), "seed": seed, "processes": world, "device": str(device)}
+        _write(path / "config.json", json.dumps(config, indent=1) + "\n")
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "platform": platform.platform()}
+        _write(path / "environment.json", json.dumps(versions, indent=1) + "\n")
+    curves, batches, best = [], [], (-math.inf, -1)
+    for epoch in range(recipe.epochs):
+        start = time.monotonic()
+        train.dataset.set_epoch(epoch)
+        train.batch_sampler.set_epoch(epoch)
+        losses, seen = [], []
+        for step, (inputs, targets) in enumerate(train):
+            inputs, targets = _to(inputs, device), targets.to(device)
+            with _autocast(recipe, device):
+                loss, logits = train_step(model, optimizer, inputs, targets, recipe.rate(epoch), scaler=scaler)
+            if world > 1:
+                torch.distributed.all_reduce(loss)
+                loss = loss / world
+            losses.append(float(loss))
+            if not math.isfinite(losses[-1]):
+                raise FloatingPointError(
+                    f"The loss became {losses[-1]} in epoch {epoch}, batch {step}; {path} keeps the last weights"
+                )
+            seen.append((targets.cpu().numpy(), logits.float().cpu().numpy()[:, 0]))
+            batches.append((epoch, step, losses[-1]))
+        scores, targets = _predict(net, validation, recipe, device, epoch)
+        loss = np.maximum(scores, 0) - scores * targets + np.log1p(np.exp(-np.abs(scores)))
+        train_targets, train_scores = (np.concatenate(part) for part in zip(*seen, strict=True))
+        row = (
+            epoch,
+            float(np.mean(losses)),
+            float(loss.mean()),
+            _auc(train_targets, train_scores),  # of this process's part of the batches
+            _auc(targets, scores),
+            recipe.rate(epoch),
+            round(time.monotonic() - start, 2),
+        )
+        curves.append(row)
+        if rank == 0:
+            if row[4] > best[0]:
+                best = (row[4], epoch)
+                _save(net, path / "best.pt")
+            _save(net, path / "last.pt")
+            _table(path / "curves.csv", CURVES, curves)
+            _table(path / "batches.csv", ("epoch", "batch", "loss"), batches)
+    result = {
+        "seed": seed,
+        "epochs": recipe.epochs,
+        "best_epoch": best[1],
+        "best_val_auc": best[0],
+        "final_val_auc": curves[-1][4],
+        "final_val_loss": curves[-1][2],
+        "seconds": round(sum(row[6] for row in curves), 1),
+    }
+    if rank == 0:
+        _write(path / "result.json", json.dumps(result, indent=1) + "\n")
+        lines = [json.loads(p.read_text()) | {"run": p.parent.name} for p in path.parent.glob("run-*/result.json")]
+        lines.sort(key=lambda line: line["run"])
+        names = ("run", *result)
+        _table(path.parent / "results.csv", names, [[line[key] for key in names] for line in lines])
+    if world > 1:
+        torch.distributed.barrier()
+    return result
+
+
+def _sizes(name, recipe):
+    from torch_ref.architectures import get_architecture
+
+    architecture = get_architecture(name)
+    high_res = None if architecture.join is None else recipe.high_res or architecture.high_res
+    return recipe.low_res or architecture.low_res, high_res
+
+
+def _to(inputs, device):
+    return {key: value.to(device, non_blocking=True) for key, value in inputs.items()}
+
+
+def _autocast(recipe, device):
+    if recipe.mixed_precision is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, getattr(torch, recipe.mixed_precision))
+
+
+@torch.no_grad()
+def _predict(net, loader, recipe, device, epoch):
+    """Logits (of the mean probability over the passes) and targets of all images of a loader."""
+    net.eval()
+    loader.dataset.set_epoch(epoch)
+    scores, targets = [], []
+    for inputs, target in loader:
+        inputs = _to(inputs, device)
+        with _autocast(recipe, device):
+            logits = torch.stack([net(**inputs).double()[:, 0] for _ in range(recipe.passes)])
+        mean = torch.sigmoid(logits).mean(0)
+        scores.append((logits[0] if recipe.passes == 1 else torch.logit(mean)).cpu().numpy())
+        targets.append(target.numpy())
+    return np.concatenate(scores), np.concatenate(targets)
+
+
+def _auc(targets, scores) -> float:
+    """The exact area under the ROC curve; NaN if there is one class only."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(targets, scores)) if len(np.unique(targets)) == 2 else math.nan
+
+
+def _write(path: Path, text: str):
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _table(path: Path, names, rows):
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows(rows)
+    os.replace(partial, path)
+
+
+def _save(net, path: Path):
+    partial = path.with_name(f".{path.name}.partial")
+    torch.save(net.state_dict(), partial)
+    os.replace(partial, path)
+
+
+def main():
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m torch_ref.training", description="Train a model in PyTorch.")
+    parser.add_argument("model")
+    parser.add_argument("data", help="folder written by keras-stoch prepare or lesions")
+    parser.add_argument("out")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    for field in fields(Recipe):
+        name, kind = "--" + field.name.replace("_", "-"), type(field.default)
+        if kind is bool:
+            parser.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default)
+        else:
+            kind = {"low_res": int, "high_res": int}.get(field.name, str if field.default is None else kind)
+            parser.add_argument(name, type=kind, default=field.default)
+    options = vars(parser.parse_args())
+    for result in fit(options.pop("model"), options.pop("data"), options.pop("out"), **options):
+        if os.environ.get("RANK", "0") == "0":
+            print(result)
+
+
+if __name__ == "__main__":
+    main()

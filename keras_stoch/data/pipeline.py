@@ -135,7 +135,7 @@ class Pipeline:
         """Positions in `rows`, in the order of this epoch (when read from files)."""
         if not self.shuffle:
             return np.arange(len(self.rows))
-        return np.random.default_rng((self.seed, epoch, 0)).permutation(len(self.rows))
+        return epoch_order(len(self.rows), self.seed, epoch)
 
     def transforms(self, epoch: int) -> np.ndarray:
         """Transforms of this epoch, (images, 4), by position in `rows`; see `augment.draw_transforms`."""
@@ -283,6 +283,11 @@ class Pipeline:
                     f"{self._files[0]} is no square: {image.width}x{image.height}; prepare the images first"
                 )
             return image.width
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch shows `count` images."""
+    return np.random.default_rng((seed, epoch, 0)).permutation(count)
 
 
 def read_manifest(data, root=None) -> tuple[pd.DataFrame, Path]:
