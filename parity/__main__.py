@@ -27,10 +27,12 @@ def main(arguments=None) -> int:
     run.add_argument("--images", metavar="DIR", help="folder of photographs; default: structured pictures")
     run.add_argument("--seed", type=int, default=0, help="of weights and images (default 0)")
     run.add_argument("--out", default="build/parity", metavar="DIR", help="default: build/parity")
+    run.add_argument("--jobs", type=int, metavar="N", help="processes (default: 2, if there are two cores)")
     run.add_argument("--no-mutations", action="store_true", help="do not try the planted faults")
 
     mutate = commands.add_parser("mutations", help="break ports on purpose and see each caught")
     mutate.add_argument("--names", nargs="+", metavar="NAME", help="default: all")
+    mutate.add_argument("--jobs", type=int, metavar="N", help="processes (default: 2, if there are two cores)")
     mutate.add_argument("--seeds", type=int, default=20, help="correct ports that must pass (default 20)")
     mutate.add_argument("--images", metavar="DIR", help="folder of photographs; default: structured pictures")
 
@@ -81,9 +83,9 @@ def main(arguments=None) -> int:
     claims.add_argument("--out", default="build/paper-claims.md", metavar="FILE", help="page to write")
 
     options = parser.parse_args(arguments)
-    if options.command not in ("curves", "claims"):
-        _import_tensorflow_quietly()
     try:
+        if options.command not in ("curves", "claims"):
+            import_tensorflow_quietly()
         return {
             "run": run_ladder,
             "mutations": run_mutations,
@@ -99,8 +101,8 @@ def main(arguments=None) -> int:
         return 130
 
 
-def _import_tensorflow_quietly() -> None:
-    """TensorFlow writes notices about its build straight to the terminal while it loads, whatever the log level."""
+def import_tensorflow_quietly() -> None:
+    """Imports it; it writes notices about its build straight to the terminal while it loads, whatever the log level."""
     sys.stderr.flush()
     terminal = os.dup(2)
     with open(os.devnull, "w") as nowhere:
@@ -113,18 +115,20 @@ def _import_tensorflow_quietly() -> None:
 
 
 def run_ladder(arguments) -> int:
-    from parity import images, ladder, mutations, report
+    from parity import images, jobs, ladder, mutations, report
 
+    processes = arguments.jobs or jobs.default_jobs()
     given = {name: tuple(v) for name in ("models", "checks") if (v := getattr(arguments, name))}
     options = ladder.Options(**given, images=arguments.images, seed=arguments.seed)
     paths = images.find_images(options.images) if options.images else None
     start = time.perf_counter()
     terminal = report.Terminal(lambda line: print(line, flush=True))
-    rows = ladder.run(options, terminal.row)
+    samples = {}
+    rows = ladder.run(options, terminal.row, processes, samples)
     outcomes = []
     if not arguments.no_mutations and not given:
         print("\nPorts broken on purpose, each to be caught where it was broken:", flush=True)
-        outcomes = mutations.run(paths=paths, report=_print_outcome)
+        outcomes = mutations.run(paths=paths, report=_print_outcome, jobs=processes, official=samples.get("official"))
     (thumbnails,) = images.make_batches(paths, 8, (96, 96), [options.seed])
     seconds = time.perf_counter() - start
     page = report.write(rows, arguments.out, asdict(options), seconds, outcomes, thumbnails)
@@ -140,10 +144,10 @@ def run_ladder(arguments) -> int:
 
 
 def run_mutations(arguments) -> int:
-    from parity import images, mutations
+    from parity import images, jobs, mutations
 
     paths = images.find_images(arguments.images) if arguments.images else None
-    outcomes = mutations.run(arguments.names, paths, _print_outcome)
+    outcomes = mutations.run(arguments.names, paths, _print_outcome, arguments.jobs or jobs.default_jobs())
     alarms = {}
     if arguments.seeds:
         print(f"\nCorrect ports with {arguments.seeds} different seeds:", flush=True)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from parity import exhibits, images
-from parity.checks import RUNGS, backends, optimizer
+from parity import exhibits, images, lockstep, study
+from parity.checks import RUNGS, backends, optimizer, statistics
+from parity.checks import lockstep as lockstep_check
 from parity.compare import Row
 from parity.evidence import Evidence
 
@@ -38,7 +39,11 @@ MODELS = {  # sizes even at every stage or at most; odd at most
 }
 # What is also run on Keras's other backends: a model that has every kind of layer.
 BACKEND_CASES = (("stem-b0", MODELS["stem-b0"][0]),)
-CHECKS = (*RUNGS, "optimizer", "backends")
+CHECKS = (*RUNGS, "optimizer", "lockstep", "statistics", "backends")
+LOCKSTEP = Case(64, 160, "image", EXACT)
+STATISTICS = study.Plan()
+# So that the longest comparison does not begin last.
+SLOWEST = ("b4", "stem-b4", "split-b0", "skip-b0", "stem-b0", "b0", "b0-stem64")
 
 
 @dataclass(frozen=True)
@@ -71,39 +76,125 @@ class Options:
             )
 
 
-def run(options: Options, report: Callable[[Row], None] = lambda row: None) -> list[Row]:
-    """Runs the selected checks; `report` is called with each row as it is decided."""
-    rows = []
+def run(
+    options: Options, report: Callable[[Row], None] = lambda row: None, jobs: int = 1, samples: dict | None = None
+) -> list[Row]:
+    """Runs the selected checks.
 
-    def add(model, reference, candidate, check, dtype, size, function, *arguments):
+    Args:
+        options: what to compare.
+        report: is called with each row; with several jobs, with all rows of a model at once.
+        jobs: processes, see `jobs.run`.
+        samples: a dict to be filled with the `study.Sample` of each package, for whoever wants to go on with them.
+
+    Returns:
+        All rows, in the order of models and rungs.
+    """
+    from parity import jobs as processes
+
+    calls, found = [], {}
+    chosen, samples = set(options.checks), {} if samples is None else samples
+    if "statistics" in chosen and STATISTICS.model in options.models:
+        calls += [(study.train_package, (package, STATISTICS)) for package in study.PACKAGES]
+    live = report if jobs == 1 else None
+    for model in sorted(options.models, key=SLOWEST.index):
+        if chosen & {*RUNGS, "backends"}:
+            calls.append((_compare_model, (model, options, live)))
+        if "lockstep" in chosen:
+            calls.append((_lockstep, (model, options, live)))
+    if "optimizer" in chosen:
+        calls.append((_optimizer, (options, live)))
+    for number, result in processes.run(calls, jobs):
+        if isinstance(result, study.Sample):
+            samples[result.name] = result
+            continue
+        found[number] = result
+        if live is None:
+            for row in result:
+                report(row)
+    rows = [row for number in sorted(found) for row in found[number]]
+    rows.sort(key=lambda row: [*MODELS, "RMSprop"].index(row.model))
+    if samples:
+        rows += _statistics(samples, report)
+    return rows
+
+
+class _Rows:
+    """Makes rows from checks and counts their time."""
+
+    def __init__(self, report):
+        self.rows, self.report = [], report
+
+    def add(self, model, reference, candidate, check, dtype, size, function, *arguments):
         start = time.perf_counter()
         fields = function(*arguments)
         row = Row(model, reference, candidate, check, dtype, size=size, **fields)
         row.seconds = round(time.perf_counter() - start, 3)
-        rows.append(row)
-        report(row)
+        self.rows.append(row)
+        if self.report is not None:
+            self.report(row)
 
-    paths = images.find_images(options.images) if options.images else None
-    for model in options.models:
-        for case in MODELS[model]:
-            if set(options.checks) & {*RUNGS, "backends"}:
-                _compare_packages(model, case, paths, options, add)
-    if "optimizer" in options.checks:
-        for dtype in DTYPES:
-            for settings in optimizer.SETTINGS:
-                add(
-                    "RMSprop",
-                    "official",
-                    "torch_ref",
-                    "optimizer",
-                    dtype,
-                    f"momentum {settings['momentum']}",
-                    optimizer.check,
-                    settings,
-                    dtype,
-                    options.seed,
-                )
-    return rows
+
+def _paths(options):
+    return images.find_images(options.images) if options.images else None
+
+
+def _compare_model(model, options, report) -> list[Row]:
+    rows = _Rows(report)
+    for case in MODELS[model]:
+        _compare_packages(model, case, _paths(options), options, rows.add)
+    return rows.rows
+
+
+def _optimizer(options, report) -> list[Row]:
+    rows = _Rows(report)
+    for dtype in DTYPES:
+        for settings in optimizer.SETTINGS:
+            size = f"momentum {settings['momentum']}"
+            arguments = (settings, dtype, options.seed)
+            rows.add("RMSprop", "official", "torch_ref", "optimizer", dtype, size, optimizer.check, *arguments)
+    return rows.rows
+
+
+def _lockstep(model, options, report) -> list[Row]:
+    """Both packages side by side with everything that is drawn injected; and with the official model, no dropout."""
+    rows = _Rows(report)
+    size = LOCKSTEP if MODELS[model][0].high_res else LOCKSTEP._replace(high_res=None)
+    extra = {} if size.high_res is None else {"high_res": size.high_res, "window_sharing": size.window_sharing}
+    subjects = {p: exhibits.build(p, model, size.low_res, "float64", **extra) for p in exhibits.PACKAGES}
+    ours = subjects["keras_stoch"]
+    course = lockstep.make_course(ours, _paths(options), size.low_res, size.high_res, seed=options.seed)
+    first, _ = course.take(range(course.batch_size))
+    windows = {name: draw for name, draw in course.draws[0].items() if name != "drop_masks"}
+    arrays = exhibits.randomise(ours, first, options.seed, windows)
+    tracks = {}
+    for reference, candidate in exhibits.PAIRS:
+        if subjects[reference] is None:
+            continue
+        masks = "official" not in (reference, candidate)
+        start = time.perf_counter()
+        for package in (reference, candidate):
+            if (package, masks) not in tracks:
+                # A model of its own: the training step keeps a compiled graph of the first with its drop rates.
+                subject = exhibits.build(package, model, size.low_res, "float64", **extra)
+                tracks[package, masks] = lockstep.follow(subject, arrays, course, masks)
+        sides = (tracks[reference, masks], tracks[candidate, masks])
+        rows.add(model, reference, candidate, "lockstep", "float64", str(size), lockstep_check.check, *sides)
+        rows.rows[-1].seconds = round(time.perf_counter() - start, 3)
+    return rows.rows
+
+
+def _statistics(samples, report) -> list[Row]:
+    rows = _Rows(report)
+    reference = samples["official"]
+    for candidate in study.PACKAGES[1:]:
+        size = f"{STATISTICS.size}, {STATISTICS.runs}+{STATISTICS.early_runs} runs"
+        sides = (reference, samples[candidate], STATISTICS.seed)
+        rows.add(STATISTICS.model, "official", candidate, "statistics", "float32", size, statistics.check, *sides)
+        curves = {name: samples[name].curves.tolist() for name in ("official", candidate)}
+        rows.rows[-1].details["curves"] = curves
+        rows.rows[-1].seconds = round(samples[candidate].seconds, 3)
+    return rows.rows
 
 
 def _compare_packages(model, case, paths, options, add):

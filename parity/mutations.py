@@ -4,6 +4,7 @@ Each mutation takes a correct `torch_ref` model that already has the reference's
 the lowest rung that must fail, and the layer that this rung must name. `python -m parity mutations` prints the table.
 """
 
+import dataclasses
 import time
 import types
 from collections.abc import Callable
@@ -14,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from parity import exhibits, images
-from parity.checks import RUNGS, optimizer
+from parity import exhibits, images, lockstep, study
+from parity.checks import RUNGS, optimizer, statistics
+from parity.checks import lockstep as lockstep_check
 from parity.evidence import Evidence
 from torch_ref.architectures import ARCHITECTURES
 
@@ -33,6 +35,7 @@ class Mutation:
         apply: breaks a model in place.
         model: the architecture to break.
         optimizer: a broken optimiser instead of a broken model.
+        trainer: breaks a `lockstep.TorchTrainer` in place, instead of a model.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Mutation:
     apply: Callable[[nn.Module], None] | None = None
     model: str = "b0"
     optimizer: Callable | None = None
+    trainer: Callable | None = None
 
 
 @dataclass(frozen=True)
@@ -381,6 +385,141 @@ MUTATIONS += [
 ]  # fmt: skip
 
 
+def training_mutation(name: str, layer: str):
+    """Registers a function that breaks a trainer: nothing that looks at a model alone can see it."""
+
+    def register(function):
+        MUTATIONS.append(Mutation(name, "lockstep", layer, trainer=function))
+        return function
+
+    return register
+
+
+@training_mutation("learning-rate schedule off by one epoch", "step 7")
+def _(trainer):
+    rate = trainer.rate
+    trainer.rate = lambda epoch: rate(max(0, epoch - 1))
+
+
+@training_mutation("learning rate decayed by step, not by epoch", "step 2")
+def _(trainer):
+    step, done = trainer.step, []
+
+    def by_step(inputs, targets, epoch, draws):
+        done.append(None)
+        return step(inputs, targets, len(done), draws)
+
+    trainer.step = by_step
+
+
+@training_mutation("images not shuffled", "step 1")
+def _(trainer):
+    trainer.batches.shuffle = False
+
+
+@training_mutation("the same order in every epoch (set_epoch forgotten)", "step 6")
+def _(trainer):
+    order = trainer.order
+    trainer.order = lambda epoch: order(0)
+
+
+@training_mutation("gradients not cleared between steps", "step 3")
+def _(trainer):
+    trainer.optimizer.zero_grad = lambda set_to_none=True: None
+
+
+@training_mutation("batch norm left in inference mode after the first validation", "step 6")
+def _(trainer):
+    step, model, train = trainer.step, trainer.subject.model, trainer.subject.model.train
+
+    def after_validation(inputs, targets, epoch, draws):
+        model.train = train if epoch == 0 else lambda mode=True: train(False)
+        return step(inputs, targets, epoch, draws)
+
+    trainer.step = after_validation
+
+
+@training_mutation("drop connect missing", "step 1")
+def _(trainer):
+    step = trainer.step
+
+    def kept(inputs, targets, epoch, draws):
+        masks = {n: m if n == "top_dropout" else np.ones_like(m) for n, m in draws["drop_masks"].items()}
+        for module in trainer.subject.model.modules():
+            if getattr(module, "per_image", False):
+                module.rate = 0.0
+        return step(inputs, targets, epoch, draws | {"drop_masks": masks})
+
+    trainer.step = kept
+
+
+@training_mutation("dropout after the dense layer", "step 1")
+def _(trainer):
+    model = trainer.subject.model
+    dropout, dense = model.top_dropout.forward, model.predictions.forward
+    given = []
+
+    def remember(x, drop_masks=None):
+        given.append(drop_masks)
+        return x
+
+    def drop_after(x):
+        masks = {name: mask[:, :1] for name, mask in given.pop().items() if name == "top_dropout"}
+        return dropout(dense(x), masks)
+
+    model.top_dropout.forward, model.predictions.forward = remember, drop_after
+
+
+@training_mutation("weight decay of 1e-2", "step 2")
+def _(trainer):
+    step = trainer.optimizer.step
+
+    def decayed(closure=None):
+        for group in trainer.optimizer.param_groups:
+            for w in group["params"]:
+                w.grad.add_(w.detach(), alpha=1e-2)
+        return step(closure)
+
+    trainer.optimizer.step = decayed
+
+
+MUTATIONS.append(Mutation("torch's default initialisers", "statistics", "early_loss"))
+
+
+class Track:
+    """Judges spoilt trainers of `torch_ref` against `keras_stoch` in lockstep, whose side is trained once."""
+
+    def __init__(self, paths=None, seed: int = 0):
+        ours = exhibits.build("keras_stoch", "b0", SIZE, "float64")
+        self.course = lockstep.make_course(ours, paths, SIZE, seed=seed, epochs=3)
+        first, _ = self.course.take(range(self.course.batch_size))
+        self.arrays = exhibits.randomise(ours, first, seed)
+        self.reference = lockstep.follow(ours, self.arrays, self.course, masks=True)
+
+    def judge(self, spoil=lambda trainer: None) -> dict[str, dict]:
+        """The verdict of the lockstep rung on a fresh port, trained by a trainer that `spoil` has broken."""
+        subject = exhibits.build("torch_ref", "b0", SIZE, "float64")
+        return {
+            "lockstep": lockstep_check.check(
+                self.reference, lockstep.follow(subject, self.arrays, self.course, masks=True, spoil=spoil)
+            )
+        }
+
+
+def judge_initialisers(official: study.Sample | None = None, plan: study.Plan | None = None) -> dict[str, dict]:
+    """The verdict of the statistics rung on runs from torch's own initialisers.
+
+    Args:
+        official: runs to compare with; trained here if None.
+        plan: by which they were trained.
+    """
+    plan = plan or study.Plan()
+    official = official or study.train_package("official", plan)
+    # What shows at the start needs few whole runs.
+    few = dataclasses.replace(plan, runs=2, early_runs=plan.runs + plan.early_runs - 2)
+    return {"statistics": statistics.check(official, study.train_package(study.CONTROL, few), plan.seed)}
+
+
 class Court:
     """Judges mutated `torch_ref` models against one `keras_stoch` model, whose evidence is computed once."""
 
@@ -425,31 +564,66 @@ class Court:
         return verdicts
 
 
-def run(names=None, paths=None, report: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:
+def run(
+    names=None, paths=None, report: Callable[[Outcome], None] = lambda outcome: None, jobs: int = 1, official=None
+) -> list[Outcome]:
     """Tries every mutation (or those named).
+
+    Args:
+        names: of mutations; None for all.
+        paths: photographs.
+        report: is called with every outcome.
+        jobs: processes.
+        official: runs of the official model for the statistics, a `study.Sample`; trained if None and needed.
 
     Raises:
         ValueError: for an unknown name.
     """
+    from parity import jobs as processes
+
     known = {m.name: m for m in MUTATIONS}
     unknown = [name for name in names or () if name not in known]
     if unknown:
         raise ValueError(f"Unknown mutation: {', '.join(unknown)}. Known are: {'; '.join(known)}")
-    courts, outcomes = {}, []
-    for item in [known[name] for name in names] if names else MUTATIONS:
-        start = time.perf_counter()
-        if item.optimizer is not None:
+    chosen = list(names or known)
+    # What shares a reference is judged together.
+    groups = {}
+    for name in chosen:
+        m = known[name]
+        kind = "lockstep" if m.trainer else m.rung if m.apply is None else m.model
+        groups.setdefault(kind, []).append(name)
+    live = report if jobs == 1 else None
+    calls = [(_judge_group, (kind, names, paths, official, live)) for kind, names in groups.items()]
+    found = {}
+    for _, outcomes in processes.run(calls, jobs):
+        for name, failed, value, seconds in outcomes:
+            found[name] = Outcome(known[name], failed, value, seconds)
+            if live is None:
+                report(found[name])
+    return [found[name] for name in chosen]
+
+
+def _judge_group(kind, names, paths, official, report) -> list[tuple]:
+    """(name, failed rungs, value, seconds) of mutations of one kind; plain values, for they travel."""
+    known, court, found = {m.name: m for m in MUTATIONS}, None, []
+    for name in names:
+        item, start = known[name], time.perf_counter()
+        if item.trainer is not None:
+            court = court or Track(paths)
+            verdicts = court.judge(item.trainer)
+        elif item.optimizer is not None:
             verdicts = {"optimizer": optimizer.check(optimizer.SETTINGS[0], make_optimizer=item.optimizer)}
+        elif item.apply is None:
+            verdicts = judge_initialisers(official)
         else:
-            if item.model not in courts:
-                courts[item.model] = Court(item.model, paths=paths)
-            verdicts = courts[item.model].judge(item.apply)
+            court = court or Court(item.model, paths=paths)
+            verdicts = court.judge(item.apply)
         failed = {rung: v.get("first_divergence") for rung, v in verdicts.items() if not v["passed"]}
         value = verdicts[next(iter(failed))]["value"] if failed else None
-        outcome = Outcome(item, failed, value, time.perf_counter() - start)
-        outcomes.append(outcome)
-        report(outcome)
-    return outcomes
+        found.append((name, failed, value, time.perf_counter() - start))
+        if report is not None:
+            report(Outcome(item, *found[-1][1:]))
+    return found
 
 
 def false_alarms(seeds, paths=None, report: Callable[[int, dict], None] = lambda seed, failed: None) -> dict:
