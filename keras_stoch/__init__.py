@@ -16,6 +16,7 @@ _EXPORTS = {
     "audit": "data.audit",
     "create_model": "models",
     "evaluate": "evaluation",
+    "export": "serving",
     "fit": "training",
     "load_model": "models",
     "load_official_weights": "checkpoints",

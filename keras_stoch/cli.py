@@ -23,6 +23,8 @@ def main(arguments=None) -> int:
         _add_fit,
         _add_evaluate,
         _add_predict,
+        _add_export,
+        _add_experiment,
         _add_models,
         _add_windows,
     ):
@@ -306,6 +308,42 @@ def _predict(options):
         print(write_atomically(options.out, text))
     else:
         print(text, end="")
+
+
+def _add_export(commands):
+    command = _add(commands, "export", _export, "write a trained model for serving")
+    command.add_argument("model", metavar="RUN", help="folder of a run, such as runs/split/run-0, or a .keras file")
+    command.add_argument("out", metavar="OUT", help="folder for tf_saved_model; a .keras, .onnx or .tflite file else")
+    command.add_argument("--format", choices=("tf_saved_model", "keras", "onnx", "litert"), default="tf_saved_model")
+    command.add_argument("--which", choices=("best", "last"), default="best", help="weights of the run")
+    command.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def _export(options):
+    from pathlib import Path
+
+    from keras_stoch.models import load_model
+    from keras_stoch.serving import export
+
+    model = load_model(options.model) if Path(options.model).suffix == ".keras" else options.model
+    print(export(model, options.out, options.format, which=options.which, overwrite=options.overwrite))
+
+
+def _add_experiment(commands):
+    command = _add(commands, "experiment", _experiment, "the paper's comparison of models, on generated lesions")
+    command.add_argument("--out", default="runs/experiment", metavar="DIR", help="folder of runs, table and figure")
+    command.add_argument("--runs", type=int, default=3, metavar="N", help="per model")
+    command.add_argument("--epochs", type=int, default=14, metavar="N", help="per run")
+    command.add_argument("--images", type=int, default=3000, metavar="N", help="generated lesions")
+
+
+def _experiment(options):
+    from keras_stoch.experiment import Experiment, run
+
+    settings = Experiment(runs=options.runs, epochs=options.epochs, images=options.images)
+    table = run(options.out, settings, progress=_bar_wanted())
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    print(f"{options.out}/results.csv\n{options.out}/curves.png")
 
 
 def _add_models(commands):

@@ -97,9 +97,12 @@ def write(rows: list[Row], folder, options: dict, seconds: float, outcomes=(), t
     }
     _replace(folder / "report.json", json.dumps(_finite(document), indent=1))
     figures = depth_figures(rows)
+    training = training_figures(rows)
+    for name, svg in training.items():
+        _replace(folder / "figures" / f"{name}.svg", svg)
     for name, svg in figures.items():
         _replace(folder / "figures" / f"{name}.svg", svg)
-    page = render(rows, document, figures, outcomes, thumbnails)
+    page = render(rows, document, figures, outcomes, thumbnails, training)
     _replace(folder / "report.html", page)
     return folder / "report.html"
 
@@ -156,15 +159,81 @@ def _depth_figure(key, rows) -> str:
     axes.set_xticks(marks, [names[i] for i in marks], rotation=45, ha="right", fontsize=7)
     axes.set_yscale("log")
     axes.set_ylim(5e-18, None)
-    axes.tick_params(axis="y", labelsize=7)
     axes.set_ylabel("relative L2 error", fontsize=8)
-    axes.grid(axis="y", alpha=0.25)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    _plain(axes)
     model, size, reference, candidate = key
     note = " (equal bit for bit)" if exact else ""
     axes.set_title(f"{model} at {size}: {reference} ~ {candidate}{note}", fontsize=9, loc="left")
     axes.legend(fontsize=7, ncols=4, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
+    return _svg(figure)
+
+
+def training_figures(rows: list[Row]) -> dict[str, str]:
+    """SVGs of rungs 8 and 9: "lockstep" (the growth of the error by step) and "statistics" (curves of all runs)."""
+    found = {}
+    steps = [row for row in rows if row.check == "lockstep" and row.details.get("errors")]
+    if steps:
+        found["lockstep"] = _lockstep_figure(steps)
+    curves = {}
+    for row in rows:
+        if row.check == "statistics":
+            curves |= row.details.get("curves", {})
+    if curves:
+        found["statistics"] = _statistics_figure(curves)
+    return found
+
+
+def _lockstep_figure(rows) -> str:
+    from matplotlib.figure import Figure
+
+    pairs = list(dict.fromkeys((row.reference, row.candidate) for row in rows))
+    models = list(dict.fromkeys(row.model for row in rows))
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
+    for axes, pair in zip(panels, pairs, strict=True):
+        for row in rows:
+            if (row.reference, row.candidate) == pair:
+                values = np.array([e[1] for e in row.details["errors"]], float)
+                steps = np.arange(1, len(values) + 1)
+                axes.plot(
+                    steps, np.maximum(values, 1e-17), color=f"C{models.index(row.model)}", lw=1.4, label=row.model
+                )
+        axes.axhline(rows[0].tolerance, color="#b3261e", lw=1, ls=":")
+        axes.set_yscale("log")
+        axes.set_ylim(5e-18, 1e-6)
+        axes.set_title(" ~ ".join(pair), fontsize=9, loc="left")
+        axes.set_xlabel("step", fontsize=8)
+        axes.legend(fontsize=7, frameon=False, ncols=2)
+        _plain(axes)
+    panels[0].set_ylabel("difference of losses (allowed: dotted)", fontsize=8)
+    return _svg(figure)
+
+
+def _statistics_figure(curves: dict) -> str:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, values) in enumerate(curves.items()):
+        values = np.array(values)
+        looks = np.arange(1, values.shape[1] + 1)
+        axes.fill_between(looks, values.min(0), values.max(0), color=f"C{number}", alpha=0.15, lw=0)
+        axes.plot(looks, values.mean(0), color=f"C{number}", lw=1.8, label=f"{name} ({len(values)} runs)")
+    axes.set_xlabel("look at the validation images", fontsize=8)
+    axes.set_ylabel("validation ROC AUC", fontsize=8)
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    _plain(axes)
+    return _svg(figure)
+
+
+def _plain(axes):
+    axes.tick_params(labelsize=7)
+    axes.grid(axis="y", alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _svg(figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
     svg = buffer.getvalue()
@@ -194,7 +263,9 @@ details>summary{cursor:pointer;color:var(--dim);margin:6px 0}
 """
 
 
-def render(rows: list[Row], document: dict, figures: dict[str, str], outcomes=(), thumbnails=None) -> str:
+def render(
+    rows: list[Row], document: dict, figures: dict[str, str], outcomes=(), thumbnails=None, training: dict | None = None
+) -> str:
     """The HTML page: verdict first, then the ladder, failures, figures, worst tensors, and how it was done."""
     e = html.escape
     failed = [row for row in rows if not row.passed]
@@ -238,6 +309,33 @@ def render(rows: list[Row], document: dict, figures: dict[str, str], outcomes=()
                  "settings or tensors that differ, or for windows the smallest p of the tests of what both sides draw. "
                  "Hover for the tensor.</p>")  # fmt: skip
     parts.append(_ladder(rows))
+    compared = [row for row in rows if row.check == "statistics"]
+    if training:
+        parts.append("<h2>Training</h2>")
+        if "lockstep" in training:
+            parts.append("<p>Lockstep: how far two losses are apart, step by step, from equal weights, images, windows "
+                         "and drop masks, in float64. Rounding is all that drives them apart.</p>")  # fmt: skip
+            parts.append(f"<figure>{training['lockstep']}</figure>")
+        if "statistics" in training:
+            parts.append("<p>Independent runs, which share nothing but the images: mean, and band from minimum to "
+                         "maximum.</p>")  # fmt: skip
+            parts.append(f"<figure>{training['statistics']}</figure>")
+    if compared:
+        parts.append(
+            "<p>Equivalent means shown to be: the difference lies within a margin that was fixed beforehand, by two "
+            "one-sided tests at 5%. Not to find a difference would prove nothing. Losses are logarithms.</p>"
+        )
+        body = "".join(
+            f"<tr><td>{e(row.reference)} ~ {e(row.candidate)}<td>{d['statistic'].replace('_', ' ')}"
+            f"<td class=n>{d['reference']:.3f}<td class=n>{d['candidate']:.3f}<td class=n>{d['difference']:+.3f}"
+            f"<td class=n>{d['interval'][0]:+.3f} to {d['interval'][1]:+.3f}<td class=n>{d['margin']:.3f}"
+            f"<td class=n>{d['p_equivalent']:.4f}<td class=n>{d['p_different']:.3f}"
+            f"<td class={'ok' if d['verdict'] == 'equivalent' else 'bad'}>{d['verdict']}"
+            for row in compared
+            for d in row.details["differences"]
+        )
+        parts.append(_table("pair|statistic|reference|candidate|difference|95% interval|margin|p equivalent|"
+                            "p different|verdict", body))  # fmt: skip
     if figures:
         parts.append("<h2>Error along the depth</h2><p>Every layer's output at inference, in the order of execution. "
                      "Dotted: what is allowed.</p>")  # fmt: skip
@@ -263,7 +361,8 @@ def render(rows: list[Row], document: dict, figures: dict[str, str], outcomes=()
     )
     parts.append(_table("what|value", body))
     parts.append("<p>float64: the candidate may differ from the reference by 1e-10 of a tensor's norm. float32: its "
-                 "distance from the float64 result may be 8 times the reference's own.</p></html>")  # fmt: skip
+                 "distance from the float64 result may be 8 times the reference's own. Lockstep: 1e-8 of a loss. "
+                 "Statistics: p below 0.05 in every test for equivalence.</p></html>")  # fmt: skip
     return "\n".join(parts)
 
 
@@ -272,7 +371,12 @@ def _table(header: str, body: str) -> str:
     return f"<div class=wide><table><thead><tr>{head}</thead><tbody>{body}</tbody></table></div>"
 
 
-APART = ("optimizer", "backends")  # rungs that are not asked of every pair, in a table of their own
+APART = (
+    "optimizer",
+    "lockstep",
+    "statistics",
+    "backends",
+)  # rungs that are not asked of every pair, in a table of their own
 
 
 def _ladder(rows: list[Row]) -> str:
