@@ -23,7 +23,7 @@ class Experiment:
         runs: per model.
         images: generated lesions, a fifth of them for validation.
         low_res, high_res: sides in pixels.
-        strength: of the detail, see `draw_lesion`. At 1, the default elsewhere, no model has learnt it from 2400 images.
+        strength: of the detail, see `draw_lesion`. At 1, the default elsewhere, 2400 images teach it to no model.
         epochs, batch_size, hold_epochs: see `Recipe`. Shorter than the paper's, whose epochs have 380 steps.
         augment: off, for a few thousand images are too few to learn fine texture at all scales from.
         passes: draws that the last row of the table averages over.

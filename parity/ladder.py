@@ -192,7 +192,7 @@ def _statistics(samples, report) -> list[Row]:
         sides = (reference, samples[candidate], STATISTICS.seed)
         rows.add(STATISTICS.model, "official", candidate, "statistics", "float32", size, statistics.check, *sides)
         curves = {name: samples[name].curves.tolist() for name in ("official", candidate)}
-        rows.rows[-1].details["curves"] = curves
+        rows.rows[-1].details |= {"curves": curves, "looks": STATISTICS.looks}
         rows.rows[-1].seconds = round(samples[candidate].seconds, 3)
     return rows.rows
 

@@ -174,12 +174,13 @@ def training_figures(rows: list[Row]) -> dict[str, str]:
     steps = [row for row in rows if row.check == "lockstep" and row.details.get("errors")]
     if steps:
         found["lockstep"] = _lockstep_figure(steps)
-    curves = {}
+    curves, looks = {}, ()
     for row in rows:
         if row.check == "statistics":
             curves |= row.details.get("curves", {})
+            looks = row.details.get("looks", ())
     if curves:
-        found["statistics"] = _statistics_figure(curves)
+        found["statistics"] = _statistics_figure(curves, looks)
     return found
 
 
@@ -199,7 +200,10 @@ def _lockstep_figure(rows) -> str:
                     steps, np.maximum(values, 1e-17), color=f"C{models.index(row.model)}", lw=1.4, label=row.model
                 )
         axes.axhline(rows[0].tolerance, color="#b3261e", lw=1, ls=":")
+        axes.set_xticks([1, 5, 10, 15, 20])
         axes.set_yscale("log")
+        exponents = (15, 13, 11, 9, 7)
+        axes.set_yticks([1e-17, *(10.0**-n for n in exponents)], ["equal", *(f"1e-{n:02d}" for n in exponents)])
         axes.set_ylim(5e-18, 1e-6)
         axes.set_title(" ~ ".join(pair), fontsize=9, loc="left")
         axes.set_xlabel("step", fontsize=8)
@@ -209,17 +213,19 @@ def _lockstep_figure(rows) -> str:
     return _svg(figure)
 
 
-def _statistics_figure(curves: dict) -> str:
+def _statistics_figure(curves: dict, looks) -> str:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.subplots()
     for number, (name, values) in enumerate(curves.items()):
         values = np.array(values)
-        looks = np.arange(1, values.shape[1] + 1)
         axes.fill_between(looks, values.min(0), values.max(0), color=f"C{number}", alpha=0.15, lw=0)
         axes.plot(looks, values.mean(0), color=f"C{number}", lw=1.8, label=f"{name} ({len(values)} runs)")
-    axes.set_xlabel("look at the validation images", fontsize=8)
+    axes.set_xscale("symlog", linthresh=1, base=2)
+    axes.set_xticks(looks, [str(look) for look in looks])
+    axes.minorticks_off()
+    axes.set_xlabel("steps", fontsize=8)
     axes.set_ylabel("validation ROC AUC", fontsize=8)
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     _plain(axes)

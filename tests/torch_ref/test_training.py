@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from torch_ref.training import RMSprop
+from torch_ref.training import RMSprop, fit
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -54,3 +54,99 @@ def test_state_survives_saving(rng):
 def test_bad_arguments(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is out of range"):
         RMSprop([torch.nn.Parameter(torch.zeros(1))], **wrong)
+
+
+@pytest.fixture(scope="module")
+def lesions(tmp_path_factory):
+    import keras_stoch
+
+    return keras_stoch.write_lesions(tmp_path_factory.mktemp("data") / "lesions", 60, size=64)
+
+
+OPTIONS = {"epochs": 2, "batch_size": 16, "low_res": 32, "hold_epochs": 1}
+
+
+def test_fit_writes_what_the_keras_side_writes(lesions, tmp_path):
+    from parity.curves import read_runs
+
+    results = fit("b0", lesions, tmp_path / "runs", runs=2, **OPTIONS)
+    assert [result["seed"] for result in results] == [0, 1]
+    names = {"config.json", "environment.json", "curves.csv", "batches.csv", "best.pt", "last.pt", "result.json"}
+    assert {path.name for path in (tmp_path / "runs" / "run-0").iterdir()} == names
+    runs = read_runs(tmp_path / "runs")
+    assert len(runs) == 2
+    assert runs.values["val_auc"].shape == (2, 2)
+    assert runs.batches.shape == (2, 6)  # 48 training images
+    assert results[0]["best_val_auc"] == pytest.approx(runs.values["val_auc"][0].max())
+    rates = np.loadtxt(tmp_path / "runs" / "run-0" / "curves.csv", delimiter=",", skiprows=1)[:, 5]
+    np.testing.assert_allclose(rates, [1e-3, 0.9e-3])
+    table = (tmp_path / "runs" / "results.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table] == ["run", "run-0", "run-1"]
+    again = fit("b0", lesions, tmp_path / "runs", runs=2, **OPTIONS)
+    assert again == results  # what has ended is not repeated
+
+
+def test_validation_auc_is_that_of_the_last_weights(lesions, tmp_path):
+    from sklearn.metrics import roc_auc_score
+
+    import torch_ref
+    from torch_ref.data import make_loader
+
+    fit("b0", lesions, tmp_path, **OPTIONS)
+    model = torch_ref.create_model("b0", 32)
+    model.load_state_dict(torch.load(tmp_path / "run-0" / "last.pt"))
+    model.eval()
+    scores, targets = [], []
+    for inputs, target in make_loader(lesions, "validation", 12, low_res=32, high_res=None):
+        with torch.no_grad():
+            scores += model(**inputs)[:, 0].tolist()
+        targets += target.tolist()
+    curve = np.loadtxt(tmp_path / "run-0" / "curves.csv", delimiter=",", skiprows=1)
+    assert curve[-1, 4] == pytest.approx(roc_auc_score(targets, scores), abs=1e-9)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor(scores), torch.tensor(targets))
+    assert curve[-1, 2] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_both_packages_have_one_recipe():
+    import dataclasses
+
+    import keras_stoch
+    import torch_ref.training
+
+    ours = {field.name: field.default for field in dataclasses.fields(torch_ref.training.Recipe)}
+    theirs = {field.name: field.default for field in dataclasses.fields(keras_stoch.Recipe)}
+    assert ours.items() <= theirs.items()
+    assert set(theirs) - set(ours) == {"sync_batch_norm", "jit_compile"}
+    for epochs in (1, 14, 15, 16, 59):
+        assert torch_ref.training.Recipe().rate(epochs) == keras_stoch.Recipe().rate(epochs)
+
+
+def test_bad_input_is_refused(lesions, tmp_path):
+    with pytest.raises(ValueError, match="Unknown options: batchsize. A recipe has: epochs, batch_size"):
+        fit("b0", lesions, tmp_path / "x", batchsize=3)
+    with pytest.raises(ValueError, match="no prepared folder"):
+        fit("b0", tmp_path, tmp_path / "x", low_res=32)
+    with pytest.raises(ValueError, match="48 training images fill no batch of 100"):
+        fit("b0", lesions, tmp_path / "x", low_res=32)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(lesions, tmp_path):
+    with pytest.raises(FloatingPointError, match="became (nan|inf) in epoch"):
+        fit("b0", lesions, tmp_path, **OPTIONS | {"learning_rate": 1e30})
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun(lesions, tmp_path):
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    command += ["torch_ref.training", "b0", str(lesions), str(tmp_path), "--no-augment"]
+    for name, value in OPTIONS.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    losses = np.loadtxt(tmp_path / "run-0" / "batches.csv", delimiter=",", skiprows=1)[:, 2]
+    assert losses.shape == (6,)
+    assert np.isfinite(losses).all()
