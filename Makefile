@@ -7,10 +7,13 @@ OUT ?= build/parity
 IMAGES ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help setup parity test lint format bench clean
+.PHONY: help setup parity parity-full test lint format bench docs experiment clean
 
 help:
 	@echo "make parity [IMAGES=folder]  compare official Keras, keras_stoch and torch_ref; report in $(OUT)"
+	@echo "make parity-full             the same, training at the paper's size; for a GPU"
+	@echo "make experiment              the paper's comparison of models on generated lesions; half an hour"
+	@echo "make docs                    build the documentation into build/site"
 	@echo "make test                    run the tests"
 	@echo "make lint | format           check | fix the style"
 	@echo "make bench                   print the benchmark tables"
@@ -28,6 +31,15 @@ $(STAMP): pyproject.toml constraints.txt
 
 parity: $(STAMP)
 	$(BIN)/python -m parity run --out $(OUT) $(if $(IMAGES),--images $(IMAGES))
+
+parity-full: $(STAMP)
+	$(BIN)/python -m parity run --full --out $(OUT)-full $(if $(IMAGES),--images $(IMAGES))
+
+experiment: $(STAMP)
+	KERAS_STOCH_PROGRESS=1 $(BIN)/keras-stoch experiment
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict --quiet
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)

@@ -333,7 +333,7 @@ def _add_experiment(commands):
     command = _add(commands, "experiment", _experiment, "the paper's comparison of models, on generated lesions")
     command.add_argument("--out", default="runs/experiment", metavar="DIR", help="folder of runs, table and figure")
     command.add_argument("--runs", type=int, default=3, metavar="N", help="per model")
-    command.add_argument("--epochs", type=int, default=14, metavar="N", help="per run")
+    command.add_argument("--epochs", type=int, default=10, metavar="N", help="per run")
     command.add_argument("--images", type=int, default=3000, metavar="N", help="generated lesions")
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pandas as pd
 from keras import ops
-from scipy.special import expit
+from scipy.special import expit, log_expit, logsumexp
 
 JOIN = "join"  # the layer at which the branches meet
 
@@ -176,17 +176,19 @@ def evaluate(
     targets = pipeline.targets.astype(int)
     if len(set(targets)) < 2:
         raise ValueError(f"A ROC curve needs both classes. Received: {len(targets)} images with target {targets[0]}")
-    draws = draw_probabilities(model, (inputs for inputs, _ in pipeline.epoch(0)), passes)
+    logits = draw_logits(model, (inputs for inputs, _ in pipeline.epoch(0)), passes)
+    draws, scores = expit(logits), mean_logit(logits)
     images = pipeline.rows.drop(columns=["hash", "split"], errors="ignore").reset_index(drop=True)
     images["probability"], images["spread"] = draws.mean(1), draws.std(1)
-    false, true, thresholds = roc_curve(targets, images["probability"])
+    # Ranked by logits: probabilities of a model that is very sure are all 0 or 1, and tell no more.
+    false, true, thresholds = roc_curve(targets, scores)
     groups = images["group"] if "group" in images else np.arange(len(images))
-    resampled = bootstrap_auc(targets, images["probability"], groups, bootstraps, seed)
+    resampled = bootstrap_auc(targets, scores, groups, bootstraps, seed)
     return Evaluation(
         images,
         auc=float(np.trapezoid(true, false)),
         interval=tuple(float(x) for x in np.nanpercentile(resampled, [2.5, 97.5])),
-        curve=pd.DataFrame({"false_positive_rate": false, "true_positive_rate": true, "threshold": thresholds}),
+        curve=pd.DataFrame({"false_positive_rate": false, "true_positive_rate": true, "threshold": expit(thresholds)}),
         sensitivity={float(at): float(true[false <= 1 - at + 1e-12].max()) for at in specificities},
         passes=passes,
     )
@@ -232,13 +234,13 @@ def predict_photographs(model, paths, *, passes: int = 1, batch_size: int = 16) 
     for batch in batches():
         small = np.stack([np.asarray(i.resize((low_res,) * 2, Image.Resampling.BILINEAR)) for _, i in batch])
         inputs = {"low_res": small, "high_res": np.stack([np.asarray(i) for _, i in batch])} if high_res else small
-        for (row, _), draws in zip(batch, draw_probabilities(model, [inputs], passes), strict=True):
+        for (row, _), draws in zip(batch, expit(draw_logits(model, [inputs], passes)), strict=True):
             row["probability"], row["spread"] = float(draws.mean()), float(draws.std())
     return pd.DataFrame(rows)
 
 
-def draw_probabilities(model, batches, passes: int = 1) -> np.ndarray:
-    """Probabilities of every draw: float64 (images, passes).
+def draw_logits(model, batches, passes: int = 1) -> np.ndarray:
+    """Logits of every draw: float64 (images, passes).
 
     Args:
         model: a model with one logit as output.
@@ -251,9 +253,16 @@ def draw_probabilities(model, batches, passes: int = 1) -> np.ndarray:
     found = []
     for inputs in batches:
         outputs = run(inputs, training=False)[None] if passes == 1 else run(inputs, passes)
-        logits = np.asarray(ops.convert_to_numpy(outputs), np.float64)[..., 0]  # (passes, batch)
-        found.append(expit(logits).T)
+        found.append(np.asarray(ops.convert_to_numpy(outputs), np.float64)[..., 0].T)
     return np.concatenate(found)
+
+
+def mean_logit(logits: np.ndarray) -> np.ndarray:
+    """The logit of the mean probability, log(mean p) - log(mean (1 - p)), which never overflows: (images, passes) ->
+    (images,)."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    return logsumexp(log_expit(logits), axis=1) - logsumexp(log_expit(-logits), axis=1)
 
 
 def bootstrap_auc(targets, scores, groups=None, bootstraps: int = 2000, seed: int = 0) -> np.ndarray:

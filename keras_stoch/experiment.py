@@ -16,7 +16,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is trained on what; the defaults take two cores about three quarters of an hour.
+    """What is trained on what; the defaults take two cores about half an hour.
 
     Attributes:
         models: names.
@@ -35,9 +35,9 @@ class Experiment:
     low_res: int = 32
     high_res: int = 128
     strength: float = 3.0
-    epochs: int = 14
+    epochs: int = 10
     batch_size: int = 32
-    hold_epochs: int = 8
+    hold_epochs: int = 6
     augment: bool = False
     passes: int = 3
 

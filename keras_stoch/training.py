@@ -401,8 +401,10 @@ class Engine:
                 logits = self.model(inputs, training=False)
             else:
                 outputs = AveragedPasses(self.model)(inputs, self.recipe.passes)
-                mean = tf.reduce_mean(tf.sigmoid(tf.cast(outputs, tf.float32)), axis=0)
-                logits = tf.math.log(mean) - tf.math.log1p(-mean)
+                # The logit of the mean probability, in a form that does not overflow.
+                outputs = tf.cast(outputs, tf.float32)
+                logits = tf.reduce_logsumexp(tf.math.log_sigmoid(outputs), 0)
+                logits -= tf.reduce_logsumexp(tf.math.log_sigmoid(-outputs), 0)
             targets = tf.reshape(tf.cast(targets, tf.float32), (-1, 1))
             return logits, targets, weights
 

@@ -28,6 +28,7 @@ def main(arguments=None) -> int:
     run.add_argument("--seed", type=int, default=0, help="of weights and images (default 0)")
     run.add_argument("--out", default="build/parity", metavar="DIR", help="default: build/parity")
     run.add_argument("--jobs", type=int, metavar="N", help="processes (default: 2, if there are two cores)")
+    run.add_argument("--full", action="store_true", help="train at the paper's size; for a GPU")
     run.add_argument("--no-mutations", action="store_true", help="do not try the planted faults")
 
     mutate = commands.add_parser("mutations", help="break ports on purpose and see each caught")
@@ -119,7 +120,7 @@ def run_ladder(arguments) -> int:
 
     processes = arguments.jobs or jobs.default_jobs()
     given = {name: tuple(v) for name in ("models", "checks") if (v := getattr(arguments, name))}
-    options = ladder.Options(**given, images=arguments.images, seed=arguments.seed)
+    options = ladder.Options(**given, images=arguments.images, seed=arguments.seed, full=arguments.full)
     paths = images.find_images(options.images) if options.images else None
     start = time.perf_counter()
     terminal = report.Terminal(lambda line: print(line, flush=True))

@@ -40,8 +40,7 @@ MODELS = {  # sizes even at every stage or at most; odd at most
 # What is also run on Keras's other backends: a model that has every kind of layer.
 BACKEND_CASES = (("stem-b0", MODELS["stem-b0"][0]),)
 CHECKS = (*RUNGS, "optimizer", "lockstep", "statistics", "backends")
-LOCKSTEP = Case(64, 160, "image", EXACT)
-STATISTICS = study.Plan()
+LOCKSTEP = {False: Case(64, 160, "image", EXACT), True: Case(224, 1024, "image", EXACT)}  # small and full
 # So that the longest comparison does not begin last.
 SLOWEST = ("b4", "stem-b4", "split-b0", "skip-b0", "stem-b0", "b0", "b0-stem64")
 
@@ -56,6 +55,7 @@ class Options:
         seed: of weights and images.
         batch: images per batch.
         steps: batches for the moving averages.
+        full: train at the paper's size, for a GPU.
     """
 
     models: tuple[str, ...] = tuple(MODELS)
@@ -64,6 +64,12 @@ class Options:
     seed: int = 0
     batch: int = 2
     steps: int = 5
+    full: bool = False
+
+    @property
+    def plan(self) -> study.Plan:
+        """Of the runs for the statistics."""
+        return study.FULL if self.full else study.Plan()
 
     def __post_init__(self):
         for what, names, known in (("models", self.models, MODELS), ("checks", self.checks, CHECKS)):
@@ -94,8 +100,8 @@ def run(
 
     calls, found = [], {}
     chosen, samples = set(options.checks), {} if samples is None else samples
-    if "statistics" in chosen and STATISTICS.model in options.models:
-        calls += [(study.train_package, (package, STATISTICS)) for package in study.PACKAGES]
+    if "statistics" in chosen and options.plan.model in options.models:
+        calls += [(study.train_package, (package, options.plan)) for package in study.PACKAGES]
     live = report if jobs == 1 else None
     for model in sorted(options.models, key=SLOWEST.index):
         if chosen & {*RUNGS, "backends"}:
@@ -115,7 +121,7 @@ def run(
     rows = [row for number in sorted(found) for row in found[number]]
     rows.sort(key=lambda row: [*MODELS, "RMSprop"].index(row.model))
     if samples:
-        rows += _statistics(samples, report)
+        rows += _statistics(samples, options.plan, report)
     return rows
 
 
@@ -159,7 +165,9 @@ def _optimizer(options, report) -> list[Row]:
 def _lockstep(model, options, report) -> list[Row]:
     """Both packages side by side with everything that is drawn injected; and with the official model, no dropout."""
     rows = _Rows(report)
-    size = LOCKSTEP if MODELS[model][0].high_res else LOCKSTEP._replace(high_res=None)
+    size = LOCKSTEP[options.full]
+    if MODELS[model][0].high_res is None:
+        size = size._replace(high_res=None)
     extra = {} if size.high_res is None else {"high_res": size.high_res, "window_sharing": size.window_sharing}
     subjects = {p: exhibits.build(p, model, size.low_res, "float64", **extra) for p in exhibits.PACKAGES}
     ours = subjects["keras_stoch"]
@@ -184,15 +192,15 @@ def _lockstep(model, options, report) -> list[Row]:
     return rows.rows
 
 
-def _statistics(samples, report) -> list[Row]:
+def _statistics(samples, plan, report) -> list[Row]:
     rows = _Rows(report)
     reference = samples["official"]
     for candidate in study.PACKAGES[1:]:
-        size = f"{STATISTICS.size}, {STATISTICS.runs}+{STATISTICS.early_runs} runs"
-        sides = (reference, samples[candidate], STATISTICS.seed)
-        rows.add(STATISTICS.model, "official", candidate, "statistics", "float32", size, statistics.check, *sides)
+        size = f"{plan.size}, {plan.runs}+{plan.early_runs} runs"
+        sides = (reference, samples[candidate], plan.seed)
+        rows.add(plan.model, "official", candidate, "statistics", "float32", size, statistics.check, *sides)
         curves = {name: samples[name].curves.tolist() for name in ("official", candidate)}
-        rows.rows[-1].details |= {"curves": curves, "looks": STATISTICS.looks}
+        rows.rows[-1].details |= {"curves": curves, "looks": plan.looks}
         rows.rows[-1].seconds = round(samples[candidate].seconds, 3)
     return rows.rows
 

@@ -565,7 +565,12 @@ class Court:
 
 
 def run(
-    names=None, paths=None, report: Callable[[Outcome], None] = lambda outcome: None, jobs: int = 1, official=None
+    names=None,
+    paths=None,
+    report: Callable[[Outcome], None] = lambda outcome: None,
+    jobs: int = 1,
+    official=None,
+    plan=None,
 ) -> list[Outcome]:
     """Tries every mutation (or those named).
 
@@ -575,6 +580,7 @@ def run(
         report: is called with every outcome.
         jobs: processes.
         official: runs of the official model for the statistics, a `study.Sample`; trained if None and needed.
+        plan: the `study.Plan` of those runs.
 
     Raises:
         ValueError: for an unknown name.
@@ -593,7 +599,7 @@ def run(
         kind = "lockstep" if m.trainer else m.rung if m.apply is None else m.model
         groups.setdefault(kind, []).append(name)
     live = report if jobs == 1 else None
-    calls = [(_judge_group, (kind, names, paths, official, live)) for kind, names in groups.items()]
+    calls = [(_judge_group, (kind, names, paths, (official, plan), live)) for kind, names in groups.items()]
     found = {}
     for _, outcomes in processes.run(calls, jobs):
         for name, failed, value, seconds in outcomes:
@@ -603,7 +609,7 @@ def run(
     return [found[name] for name in chosen]
 
 
-def _judge_group(kind, names, paths, official, report) -> list[tuple]:
+def _judge_group(kind, names, paths, runs, report) -> list[tuple]:
     """(name, failed rungs, value, seconds) of mutations of one kind; plain values, for they travel."""
     known, court, found = {m.name: m for m in MUTATIONS}, None, []
     for name in names:
@@ -614,7 +620,7 @@ def _judge_group(kind, names, paths, official, report) -> list[tuple]:
         elif item.optimizer is not None:
             verdicts = {"optimizer": optimizer.check(optimizer.SETTINGS[0], make_optimizer=item.optimizer)}
         elif item.apply is None:
-            verdicts = judge_initialisers(official)
+            verdicts = judge_initialisers(*runs)
         else:
             court = court or Court(item.model, paths=paths)
             verdicts = court.judge(item.apply)

@@ -316,8 +316,9 @@ def _predict(net, loader, recipe, device, epoch):
         inputs = _to(inputs, device)
         with _autocast(recipe, device):
             logits = torch.stack([net(**inputs).double()[:, 0] for _ in range(recipe.passes)])
-        mean = torch.sigmoid(logits).mean(0)
-        scores.append((logits[0] if recipe.passes == 1 else torch.logit(mean)).cpu().numpy())
+        # The logit of the mean probability, in a form that does not overflow.
+        mean = torch.logsumexp(F.logsigmoid(logits), 0) - torch.logsumexp(F.logsigmoid(-logits), 0)
+        scores.append((logits[0] if recipe.passes == 1 else mean).cpu().numpy())
         targets.append(target.numpy())
     return np.concatenate(scores), np.concatenate(targets)
 

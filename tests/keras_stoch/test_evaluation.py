@@ -1,0 +1,46 @@
+"""Averages over draws, in numbers that a sure model does not overflow."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit, logit
+from sklearn.metrics import roc_auc_score
+
+import keras_stoch
+from keras_stoch import evaluation
+from keras_stoch.evaluation import bootstrap_auc, mean_logit
+
+
+def test_mean_logit_is_that_of_the_mean_probability(rng):
+    logits = rng.normal(0, 2, (50, 3))
+    np.testing.assert_allclose(mean_logit(logits), logit(expit(logits).mean(1)), rtol=1e-12)
+    np.testing.assert_array_equal(mean_logit(logits[:, :1]), logits[:, 0])
+
+
+def test_mean_logit_does_not_overflow():
+    logits = np.array([[900.0, 901.0], [-2000.0, -1990.0], [1e5, -1e5]])
+    found = mean_logit(logits)
+    assert np.isfinite(found).all()
+    assert found[0] == pytest.approx(900 + np.log(2) - np.log1p(np.exp(-1)), abs=1e-9)
+    assert found[1] == pytest.approx(-1990 - np.log(2), abs=1e-3)
+    assert found[2] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_a_sure_model_is_ranked_by_its_logits(monkeypatch, tmp_path, passes):
+    """Its probabilities are all exactly 0, which would look like an AUC of 0.5."""
+    data = keras_stoch.write_lesions(tmp_path / "lesions", 60, size=64)
+    held = pd.read_csv(data / "manifest.csv").query("split == 'validation'")
+    scores = np.random.default_rng(0).normal(-2000, 50, len(held)) + 40 * held["target"].to_numpy()
+    monkeypatch.setattr(evaluation, "input_sizes", lambda model: (32, None))
+    monkeypatch.setattr(evaluation, "draw_logits", lambda *_: np.repeat(scores[:, None], passes, 1))
+    found = keras_stoch.evaluate(object(), data, passes=passes, bootstraps=20)
+    assert (found.images["probability"] == 0).all()
+    assert found.auc == pytest.approx(roc_auc_score(held["target"], scores))
+    assert found.curve["threshold"].between(0, 1).all()
+
+
+def test_bootstrap_draws_groups_whole(rng):
+    """With one group of both classes, every resample is the sample itself."""
+    targets, scores = np.array([0, 1, 0, 1]), np.array([0.1, 0.2, 0.3, 0.4])
+    assert set(bootstrap_auc(targets, scores, np.zeros(4), 10)) == {0.75}

@@ -1,0 +1,69 @@
+"""Trained models for serving without this package: `torch.export`, with the draws as an input."""
+
+import os
+from pathlib import Path
+
+import torch
+
+
+class _Probability(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, low_res, high_res=None, windows=None):
+        given = {} if high_res is None else {"high_res": high_res, "windows": windows}
+        return torch.sigmoid(self.model(low_res=low_res, **given)[:, 0])
+
+
+def export(model: torch.nn.Module, path, low_res: int = 224, high_res: int | None = None) -> Path:
+    """Writes a model as a torch.export program (.pt2) that takes a batch of any size.
+
+    The program takes `low_res` (batch, 3, low, low), float32 pixels 0-255, and for a model with a detail branch
+    `high_res` (batch, 3, high, high), uint8, and `windows`, int64 (filters, 2): what the model would draw. It returns
+    probabilities (batch,). Load it with `torch.export.load(path).module()`.
+
+    Args:
+        model: from `create_model`, with one class.
+        path: file that ends with .pt2.
+        low_res, high_res: sides in pixels that the model was made for.
+
+    Raises:
+        ValueError: for another suffix, or if `high_res` does not go with the model.
+    """
+    from torch_ref.layers import StochasticConv2d
+
+    path = Path(path)
+    if path.suffix != ".pt2":
+        raise ValueError(f"The file must end with .pt2. Received: {path}")
+    stochastic = [module for module in model.modules() if isinstance(module, StochasticConv2d)]
+    if bool(stochastic) != (high_res is not None):
+        need = "needs high_res" if stochastic else "takes no high_res"
+        raise ValueError(f"This model {need}. Received: high_res={high_res}")
+    training = model.training
+    # Slices would be cut at the positions of the example; gathered windows are data.
+    before = [module.implementation for module in stochastic]
+    for module in stochastic:
+        module.implementation = "gather"
+    inputs = {"low_res": torch.zeros(2, 3, low_res, low_res)}
+    batch = torch.export.Dim("batch", min=1)
+    shapes = {"low_res": {0: batch}}
+    if stochastic:
+        inputs |= {
+            "high_res": torch.zeros(2, 3, high_res, high_res, dtype=torch.uint8),
+            "windows": torch.zeros(stochastic[0].filters, 2, dtype=torch.int64),
+        }
+        shapes |= {"high_res": {0: batch}, "windows": None}
+    try:
+        program = torch.export.export(_Probability(model).eval(), (), inputs, dynamic_shapes=shapes)
+    finally:
+        model.train(training)
+        for module, implementation in zip(stochastic, before, strict=True):
+            module.implementation = implementation
+    partial = path.with_name(f".{os.getpid()}.partial-{path.name}")
+    try:
+        torch.export.save(program, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
