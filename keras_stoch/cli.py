@@ -157,7 +157,7 @@ def _add_lesions(commands):
     command.add_argument("out", metavar="OUT", help="folder to write")
     command.add_argument("--count", type=int, default=1000)
     command.add_argument("--size", type=int, default=1024, metavar="PIXELS")
-    command.add_argument("--strength", type=float, default=1.0, help="0 makes the classes equal, 1 is easy")
+    command.add_argument("--strength", type=float, default=1.0, help="0 makes the classes equal; at most 3")
     command.add_argument("--validation", type=float, default=0.2, metavar="SHARE")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--figure", metavar="FILE", help="also draw some of them")

@@ -42,6 +42,9 @@ class RunFolder:
         path: of the folder; made if there is none.
         config: dict of plain values that decide the run.
 
+    Attributes:
+        planned: epochs that the command before this one asked for, or None.
+
     Raises:
         ValueError: if the folder holds a run with another config, naming what differs.
         OSError: if it can not be written.
@@ -56,8 +59,11 @@ class RunFolder:
                 partial.unlink()
             known = self.path / "config.json"
             config = json.loads(json.dumps(config))
+            self.planned = None
             if known.exists():
-                self._same(json.loads(known.read_text()), config)
+                before = json.loads(known.read_text())
+                self._same(before, config)
+                self.planned = before.get("recipe", {}).get("epochs")
             write_atomically(known, json.dumps(config, indent=1) + "\n")
             write_atomically(self.path / "environment.json", json.dumps(environment(), indent=1) + "\n")
         except OSError as error:
@@ -82,6 +88,10 @@ class RunFolder:
         path = self.path / "result.json"
         return json.loads(path.read_text()) if path.exists() else None
 
+    def reopen(self):
+        """Takes back that the run has ended, because more epochs are asked for."""
+        (self.path / "result.json").unlink(missing_ok=True)
+
     def save(self, arrays: dict[str, np.ndarray], position: dict):
         """Writes a checkpoint.
 
@@ -104,7 +114,7 @@ class RunFolder:
             content = path.read_bytes()
             if hashlib.sha256(content[32:]).digest() != content[:32]:
                 warnings.warn(f"{path} is damaged; going on from the one before", stacklevel=3)
-                path.unlink()
+                path.unlink(missing_ok=True)  # another worker may have been first
                 continue
             try:
                 with np.load(io.BytesIO(content[32:])) as archive:

@@ -239,7 +239,7 @@ def _source(data, validation_data, recipe: Recipe, sizes) -> _Source:
         if not isinstance(validation_data, tf.data.Dataset):
             raise ValueError(f"data is a Dataset, so validation_data must be one. Received: {validation_data!r}")
         _check_dataset(data, "data")
-        _check_dataset(validation_data, "validation_data")
+        _check_dataset(validation_data, "validation_data", whole=True)
 
         def own(dataset):
             def make(strategy, seed, epoch, start):
@@ -311,22 +311,30 @@ def _pieces(dataset, context):
     return dataset.flat_map(cut).prefetch(2 * local)
 
 
-def _check_dataset(dataset, name):
-    """Looks at the first batch for what would spoil training; later batches are not read for that."""
+def _check_dataset(dataset, name, whole=False):
+    """Refuses what would spoil training: in the first batch, or in all of them if `whole`, which must show both
+    classes then."""
     import tensorflow as tf
 
-    for batch in dataset.take(1):
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(f"{name} never ends, but an epoch is one pass over it; take(n) of its batches")
+    seen = set()
+    for batch in dataset if whole else dataset.take(1):
         if not isinstance(batch, tuple) or len(batch) not in (2, 3):
             raise ValueError(f"{name} must give batches (inputs, targets). Received: {type(batch).__name__}")
         for value in tf.nest.flatten(batch[0]):
             if value.dtype.is_floating and not np.isfinite(value.numpy()).all():
-                raise ValueError(f"{name} holds values that are no numbers (NaN or infinite) in its first batch")
+                where = "" if seen else " in its first batch"
+                raise ValueError(f"{name} holds values that are no numbers (NaN or infinite){where}")
         targets = np.asarray(batch[1])
         if not np.isin(targets, (0, 1)).all():
             wrong = targets[~np.isin(targets, (0, 1))].ravel()[0]
             raise ValueError(f"Targets must be 0 or 1. Received: {wrong!r} in {name}")
-        return
-    raise ValueError(f"{name} is empty")
+        seen |= set(np.unique(targets).tolist())
+    if not seen:
+        raise ValueError(f"{name} is empty")
+    if whole and len(seen) < 2:
+        raise ValueError(f"{name} has targets {sorted(map(int, seen))} only; a ROC AUC needs both classes")
 
 
 class Engine:
@@ -438,11 +446,13 @@ def _train(build, source, path, config, recipe, seed, strategy, callbacks, progr
 
     from keras_stoch.runs import RunFolder
 
-    resolver = getattr(strategy, "cluster_resolver", None)
-    chief = resolver is None or resolver.task_id in (None, 0)
+    chief = _is_chief(strategy)
     folder = RunFolder(path, config) if chief else _Spectator(path)
-    if folder.result is not None and folder.result["epochs"] >= recipe.epochs:
-        return folder.result
+    ended = folder.result
+    # A callback may have ended it before its last epoch; `planned` says for which command it is done.
+    if ended is not None and max(ended["epochs"], folder.planned or 0) >= recipe.epochs:
+        return ended
+    folder.reopen()
     keras.utils.set_random_seed(seed)
     engine = Engine(lambda: build(seed), recipe, strategy)
     model = engine.model
@@ -481,8 +491,7 @@ def _train(build, source, path, config, recipe, seed, strategy, callbacks, progr
                 loss = float(loss)
                 if not math.isfinite(loss):
                     raise TrainingDiverged(
-                        f"The loss became {loss} in epoch {epoch}, batch {batch}. {path} keeps the weights of the last "
-                        "epoch; a smaller learning_rate may help"
+                        f"The loss became {loss} in epoch {epoch}, batch {batch}. {_kept(path, epoch)}"
                     )
                 seen.append((np.array([loss]), logits.numpy(), targets.numpy()))
                 folder.add_batch(epoch, batch, loss)
@@ -497,6 +506,8 @@ def _train(build, source, path, config, recipe, seed, strategy, callbacks, progr
             raise ValueError("The training data are empty")
         losses, logits, targets = (np.concatenate(parts) for parts in zip(*seen, strict=True))
         val_loss, val_auc = _validate(engine, source, strategy, seed, epoch)
+        if not math.isfinite(val_loss):
+            raise TrainingDiverged(f"The validation loss became {val_loss} in epoch {epoch}. {_kept(path, epoch)}")
         spent = time.monotonic() - started
         seconds += spent
         row = {
@@ -537,6 +548,16 @@ def _train(build, source, path, config, recipe, seed, strategy, callbacks, progr
     return result
 
 
+def _is_chief(strategy) -> bool:
+    """Whether this process is the one that writes: the "chief" of TF_CONFIG, or else the first worker."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    if resolver is None or resolver.task_type is None:
+        return True
+    if "chief" in resolver.cluster_spec().jobs:
+        return resolver.task_type == "chief"
+    return resolver.task_id == 0
+
+
 def _validate(engine, source, strategy, seed, epoch) -> tuple[float, float]:
     """(loss, ROC AUC) over the validation images."""
     parts = [engine.validation_step(step) for step in source.validation(strategy, seed, epoch, 0)]
@@ -547,12 +568,18 @@ def _validate(engine, source, strategy, seed, epoch) -> tuple[float, float]:
     return float(loss.mean()), roc_auc(targets, scores)
 
 
+def _kept(path, epoch) -> str:
+    """What a run that diverged leaves."""
+    kept = f"{path} keeps the weights of epoch {epoch - 1}" if epoch else "No epoch had ended, so no weights are kept"
+    return f"{kept}; a smaller learning_rate may help"
+
+
 def roc_auc(targets, scores) -> float:
-    """The exact area under the ROC curve, by scikit-learn; NaN if there is one class only."""
+    """The exact area under the ROC curve, by scikit-learn; NaN if there is one class only, or a score is no number."""
     from sklearn.metrics import roc_auc_score
 
     targets = np.asarray(targets).ravel()
-    if len(np.unique(targets)) < 2:
+    if len(np.unique(targets)) < 2 or np.isnan(scores).any():
         return math.nan
     return float(roc_auc_score(targets, np.asarray(scores, np.float64).ravel()))
 
@@ -585,8 +612,12 @@ class _Spectator:
         self.checkpoints = self.path / "checkpoints"
         return RunFolder.load(self)
 
+    planned = None
+
     def curves(self):
-        return self.rows
+        from keras_stoch.runs import RunFolder
+
+        return self.rows or RunFolder.curves(self)  # of the chief, if this process came back after the last epoch
 
     def add_epoch(self, row):
         self.rows.append(row)
@@ -594,4 +625,4 @@ class _Spectator:
     def cut(self, *_):
         pass
 
-    save = add_batch = save_weights = finish = cut
+    save = add_batch = save_weights = finish = reopen = cut

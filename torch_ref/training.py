@@ -7,6 +7,7 @@ trains on several processes (DistributedDataParallel, nccl on GPUs, gloo on CPUs
 
 import contextlib
 import csv
+import hashlib
 import json
 import math
 import os
@@ -117,7 +118,9 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> RMSprop:
     return RMSprop(model.parameters(), recipe.learning_rate, recipe.rho, recipe.momentum, recipe.epsilon)
 
 
-def train_step(model, optimizer, inputs: dict, targets: torch.Tensor, rate: float, draws=None, scaler=None):
+def train_step(
+    model, optimizer, inputs: dict, targets: torch.Tensor, rate: float, draws=None, scaler=None, precision=None
+):
     """One step of the optimiser on one batch.
 
     Args:
@@ -128,6 +131,7 @@ def train_step(model, optimizer, inputs: dict, targets: torch.Tensor, rate: floa
         rate: the learning rate.
         draws: dict of "windows" and "drop_masks" to use instead of draws.
         scaler: torch.amp.GradScaler, for float16.
+        precision: None, or "bfloat16" or "float16" for a forward pass under autocast.
 
     Returns:
         The mean loss before the step, and the logits (batch, 1), both detached.
@@ -136,7 +140,10 @@ def train_step(model, optimizer, inputs: dict, targets: torch.Tensor, rate: floa
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    logits = model(**inputs, **(draws or {}))
+    with _autocast(precision, targets.device):
+        logits = model(**inputs, **(draws or {}))
+    if precision is not None:
+        logits = logits.float()
     loss = F.binary_cross_entropy_with_logits(logits, targets.reshape(-1, 1).to(logits.dtype))
     if scaler is None:
         loss.backward()
@@ -199,8 +206,6 @@ _ENVIRONMENT = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
 def _run(name, data, path, recipe, seed, device, num_workers, world, rank) -> dict:
     from torch_ref.models import create_model
 
-    if (path / "result.json").exists():
-        return json.loads((path / "result.json").read_text())
     # Weights come from the same seed in every process; what is drawn later must differ.
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + rank)
@@ -222,9 +227,19 @@ def _run(name, data, path, recipe, seed, device, num_workers, world, rank) -> di
     validation = make_loader(data, "validation", recipe.batch_size, augment=recipe.augment_validation, **common)
     if len(train.batch_sampler) == 0:
         raise ValueError(f"{len(train.dataset)} training images fill no batch of {recipe.batch_size}")
+    manifest = hashlib.sha256((Path(data) / "manifest.csv").read_bytes()).hexdigest()[:16]
+    config = {"model": name, "recipe": asdict(recipe), "data": manifest, "seed": seed}
+    config |= {"processes": world, "device": device.type}
+    if (path / "config.json").exists():
+        before = json.loads((path / "config.json").read_text())
+        if before != config:
+            told = [f"{key}: {before.get(key)!r} there, {value!r} now" for key, value in config.items()]
+            told = "; ".join(line for line, key in zip(told, config, strict=True) if before.get(key) != config[key])
+            raise ValueError(f"{path} holds a run with other settings ({told}). Choose another folder, or delete it")
+    if (path / "result.json").exists():
+        return json.loads((path / "result.json").read_text())
     if rank == 0:
         path.mkdir(parents=True, exist_ok=True)
-        config = {"model": name, "recipe": asdict(recipe), "seed": seed, "processes": world, "device": str(device)}
         _write(path / "config.json", json.dumps(config, indent=1) + "\n")
         versions = {"python": platform.python_version(), "torch": torch.__version__, "platform": platform.platform()}
         _write(path / "environment.json", json.dumps(versions, indent=1) + "\n")
@@ -236,26 +251,32 @@ def _run(name, data, path, recipe, seed, device, num_workers, world, rank) -> di
         losses, seen = [], []
         for step, (inputs, targets) in enumerate(train):
             inputs, targets = _to(inputs, device), targets.to(device)
-            with _autocast(recipe, device):
-                loss, logits = train_step(model, optimizer, inputs, targets, recipe.rate(epoch), scaler=scaler)
+            loss, logits = train_step(
+                *(model, optimizer, inputs, targets, recipe.rate(epoch)),
+                scaler=scaler,
+                precision=recipe.mixed_precision,
+            )
             if world > 1:
                 torch.distributed.all_reduce(loss)
                 loss = loss / world
+                logits, targets = (_gathered(part, world) for part in (logits, targets))
             losses.append(float(loss))
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(
-                    f"The loss became {losses[-1]} in epoch {epoch}, batch {step}; {path} keeps the last weights"
+                    f"The loss became {losses[-1]} in epoch {epoch}, batch {step}. {_kept(path, epoch)}"
                 )
             seen.append((targets.cpu().numpy(), logits.float().cpu().numpy()[:, 0]))
             batches.append((epoch, step, losses[-1]))
         scores, targets = _predict(net, validation, recipe, device, epoch)
         loss = np.maximum(scores, 0) - scores * targets + np.log1p(np.exp(-np.abs(scores)))
+        if not np.isfinite(loss).all():
+            raise FloatingPointError(f"The validation loss became no number in epoch {epoch}. {_kept(path, epoch)}")
         train_targets, train_scores = (np.concatenate(part) for part in zip(*seen, strict=True))
         row = (
             epoch,
             float(np.mean(losses)),
             float(loss.mean()),
-            _auc(train_targets, train_scores),  # of this process's part of the batches
+            _auc(train_targets, train_scores),
             _auc(targets, scores),
             recipe.rate(epoch),
             round(time.monotonic() - start, 2),
@@ -288,6 +309,17 @@ def _run(name, data, path, recipe, seed, device, num_workers, world, rank) -> di
     return result
 
 
+def _kept(path, epoch):
+    return f"{path} keeps the weights of epoch {epoch - 1}" if epoch else "No epoch had ended, so no weights are kept"
+
+
+def _gathered(part, world):
+    """The parts of all processes, one after the other."""
+    parts = [torch.empty_like(part) for _ in range(world)]
+    torch.distributed.all_gather(parts, part.contiguous())
+    return torch.cat(parts)
+
+
 def _sizes(name, recipe):
     from torch_ref.architectures import get_architecture
 
@@ -300,10 +332,10 @@ def _to(inputs, device):
     return {key: value.to(device, non_blocking=True) for key, value in inputs.items()}
 
 
-def _autocast(recipe, device):
-    if recipe.mixed_precision is None:
+def _autocast(precision, device):
+    if precision is None:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, getattr(torch, recipe.mixed_precision))
+    return torch.autocast(device.type, getattr(torch, precision))
 
 
 @torch.no_grad()
@@ -314,7 +346,7 @@ def _predict(net, loader, recipe, device, epoch):
     scores, targets = [], []
     for inputs, target in loader:
         inputs = _to(inputs, device)
-        with _autocast(recipe, device):
+        with _autocast(recipe.mixed_precision, device):
             logits = torch.stack([net(**inputs).double()[:, 0] for _ in range(recipe.passes)])
         # The logit of the mean probability, in a form that does not overflow.
         mean = torch.logsumexp(F.logsigmoid(logits), 0) - torch.logsumexp(F.logsigmoid(-logits), 0)

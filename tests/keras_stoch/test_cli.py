@@ -54,7 +54,10 @@ def test_from_lesions_to_figure(tmp_path, capsys):
         (["prepare", "nowhere", "nowhere.csv", "out", "--quality", "100"], "quality must be at most 95"),
         (["audit", "nowhere.csv"], "No such label file or folder"),
         (["augment", "nowhere"], "nowhere is no prepared folder"),
-        (["lesions", "new", "--strength", "2"], "strength must lie between 0 and 1. Received: 2.0"),
+        (["lesions", "new", "--strength", "4"], "strength must lie between 0 and 3. Received: 4.0"),
+        (["export", "nowhere", "served"], "nowhere is no run"),
+        (["export", "nowhere", "x.h5", "--format", "keras"], "must end with .keras"),
+        (["experiment", "--images", "5", "--out", "new"], "count must be an integer of at least 10"),
     ],
 )
 def test_wrong_data_arguments_exit_with_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -62,3 +65,38 @@ def test_wrong_data_arguments_exit_with_2(arguments, message, capsys, tmp_path, 
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+def test_export_of_a_model_file(tmp_path, capsys):
+    from tests.keras_stoch.small import build
+
+    build().save(tmp_path / "model.keras")
+    assert main(["export", str(tmp_path / "model.keras"), str(tmp_path / "copy.keras"), "--format", "keras"]) == 0
+    assert (tmp_path / "copy.keras").stat().st_size > 1000
+    assert str(tmp_path / "copy.keras") in capsys.readouterr().out
+
+
+def test_every_subcommand_has_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "Exit codes: 0 done, 1 training diverged, 2 a wrong argument" in " ".join(text.split())
+    commands = (
+        "prepare",
+        "audit",
+        "lesions",
+        "augment",
+        "fit",
+        "evaluate",
+        "predict",
+        "export",
+        "experiment",
+        "models",
+    )
+    for command in commands:
+        assert command in text
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+        assert f"usage: keras-stoch {command}" in capsys.readouterr().out

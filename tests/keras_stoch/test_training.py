@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 
 import keras_stoch
 from keras_stoch.recipe import Recipe
-from keras_stoch.training import Engine, TrainingDiverged, _strategy
+from keras_stoch.training import Engine, TrainingDiverged, _is_chief, _strategy
 from tests.keras_stoch.small import RECIPE, build, injected, train_injected
 
 ROOT = Path(__file__).parents[2]
@@ -241,6 +241,42 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     assert len(rows(tmp_path / "run-0" / "curves.csv")) == 1
 
 
+def test_weights_that_the_last_step_spoiled_stop_the_run_too(tmp_path):
+    """One step an epoch: the loss of that step is still a number, and only validation shows what it did."""
+    data, validation = injected(1)
+    options = RECIPE | {"learning_rate": 1e30, "validation_data": validation}
+    with pytest.raises(TrainingDiverged, match="The validation loss became .* in epoch 0. No epoch had ended"):
+        keras_stoch.fit(build, data, tmp_path, **options)
+    assert not list(tmp_path.glob("run-0/*.weights.h5"))
+
+
+def test_a_run_that_a_callback_ended_has_ended(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    data, validation = injected()
+    options = RECIPE | {"validation_data": validation}
+    (result,) = keras_stoch.fit(build, data, tmp_path, callbacks=[Stop()], **options)
+    assert result["epochs"] == 1
+    assert keras_stoch.fit(build, data, tmp_path, **options) == [result]
+    more = options | {"epochs": RECIPE["epochs"] + 1}  # asked for more, it goes on
+    assert keras_stoch.fit(build, data, tmp_path, **more)[0]["epochs"] == RECIPE["epochs"] + 1
+
+
+def test_who_writes():
+    class Strategy:
+        def __init__(self, cluster, task_type, task_id):
+            self.cluster_resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+                tf.train.ClusterSpec(cluster), task_type=task_type, task_id=task_id
+            )
+
+    two, led = {"worker": ["a:1", "b:1"]}, {"chief": ["a:1"], "worker": ["b:1"]}
+    assert [_is_chief(Strategy(two, "worker", n)) for n in (0, 1)] == [True, False]
+    assert [_is_chief(Strategy(led, *task)) for task in (("chief", 0), ("worker", 0))] == [True, False]
+    assert _is_chief(tf.distribute.get_strategy())
+
+
 def one_class(lesions, tmp_path):
     import pandas as pd
 
@@ -249,6 +285,14 @@ def one_class(lesions, tmp_path):
 
 def with_nan(lesions, tmp_path):
     return tf.data.Dataset.from_tensor_slices((np.full((8, 32, 32, 3), np.nan), np.ones(8))).batch(4)
+
+
+def malignant_only(lesions, tmp_path):
+    return tf.data.Dataset.from_tensor_slices((np.ones((8, 32, 32, 3)), np.ones(8))).batch(4)
+
+
+def endless(lesions, tmp_path):
+    return injected()[1].repeat()
 
 
 def targets_of_two(lesions, tmp_path):
@@ -293,7 +337,12 @@ def test_what_is_refused_before_anything_is_written(lesions, tmp_path, model, da
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(with_nan, "no numbers .* in its first batch"), (targets_of_two, "Targets must be 0 or 1. .*2.0")],
+    [
+        (with_nan, "no numbers .* in its first batch"),
+        (targets_of_two, "Targets must be 0 or 1. .*2.0"),
+        (malignant_only, "validation_data has targets \\[1\\] only; a ROC AUC needs both"),
+        (endless, "data never ends"),
+    ],
 )
 def test_bad_datasets(lesions, tmp_path, data, message):
     data = data(lesions, tmp_path)

@@ -84,6 +84,8 @@ def test_fit_writes_what_the_keras_side_writes(lesions, tmp_path):
     assert [line.split(",")[0] for line in table] == ["run", "run-0", "run-1"]
     again = fit("b0", lesions, tmp_path / "runs", runs=2, **OPTIONS)
     assert again == results  # what has ended is not repeated
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(model: 'b0' there, 'b0-stem64' now\)"):
+        fit("b0-stem64", lesions, tmp_path / "runs", **OPTIONS)
 
 
 def test_validation_auc_is_that_of_the_last_weights(lesions, tmp_path):
@@ -132,8 +134,20 @@ def test_bad_input_is_refused(lesions, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(lesions, tmp_path):
-    with pytest.raises(FloatingPointError, match="became (nan|inf) in epoch"):
+    with pytest.raises(FloatingPointError, match="became (nan|inf) in epoch 0, .*No epoch had ended"):
         fit("b0", lesions, tmp_path, **OPTIONS | {"learning_rate": 1e30})
+
+
+def test_weights_that_the_last_step_spoiled_stop_the_run_too(lesions, tmp_path):
+    """One step an epoch: the loss of that step is still a number, and only validation shows what it did."""
+    with pytest.raises(FloatingPointError, match="The validation loss became no number in epoch 0"):
+        fit("b0", lesions, tmp_path, **OPTIONS | {"learning_rate": 1e30, "batch_size": 48})
+    assert not list(tmp_path.glob("run-0/*.pt"))
+
+
+def test_autocast(lesions, tmp_path):
+    (result,) = fit("b0", lesions, tmp_path, **OPTIONS | {"mixed_precision": "bfloat16", "epochs": 1})
+    assert np.isfinite(result["final_val_loss"])
 
 
 @pytest.mark.slow

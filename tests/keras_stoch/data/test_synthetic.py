@@ -90,7 +90,7 @@ def test_a_folder_of_them(tmp_path):
     [
         ({"target": 2}, "target must be 0 or 1. Received: 2"),
         ({"size": 8}, "size must be an integer of at least 64. Received: 8"),
-        ({"strength": 1.5}, "strength must lie between 0 and 1. Received: 1.5"),
+        ({"strength": 3.5}, "strength must lie between 0 and 3. Received: 3.5"),
     ],
 )
 def test_bad_arguments(arguments, message):
