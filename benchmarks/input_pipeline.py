@@ -97,7 +97,8 @@ def main():
             rates = {name: [] for name in loaders}
             for _ in range(options.rounds + 1):
                 for name, make in loaders.items():
-                    batches, start = make(high_res), time.perf_counter()
+                    start = time.perf_counter()
+                    batches = make(high_res)
                     for _batch in batches:
                         pass
                     rates[name].append(options.images / (time.perf_counter() - start))

@@ -8,10 +8,10 @@ import os
 import sys
 
 
-def main(arguments=None) -> int:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="keras-stoch",
-        description="Stochastic convolutions in Keras: prepare photographs, train, evaluate.",
+        description="Stochastic convolutions in Keras: prepare photographs, train, evaluate, serve.",
         epilog="Exit codes: 0 done, 1 training diverged, 2 a wrong argument or bad input, 130 interrupted.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -29,7 +29,11 @@ def main(arguments=None) -> int:
         _add_windows,
     ):
         add(commands)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments=None) -> int:
+    options = make_parser().parse_args(arguments)
     try:
         return options.run(options) or 0
     except (ValueError, OSError, ImportError) as error:
@@ -46,7 +50,11 @@ def main(arguments=None) -> int:
 def _add(commands, name, run, help):
     """A subcommand whose long help is the same sentence as the short one."""
     command = commands.add_parser(
-        name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        name,
+        help=help,
+        description=help,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
     command.set_defaults(run=run)
     return command

@@ -207,7 +207,7 @@ def predict_photographs(model, paths, *, passes: int = 1, batch_size: int = 16) 
     """
     from PIL import Image
 
-    from keras_stoch.data.prepare import Dropped, Settings, open_image, prepare_image
+    from keras_stoch.data.prepare import Dropped, Settings, no_warnings, open_image, prepare_image
 
     model = _loaded(model)
     low_res, high_res = input_sizes(model)
@@ -218,7 +218,8 @@ def predict_photographs(model, paths, *, passes: int = 1, batch_size: int = 16) 
         ready = []
         for row in rows:
             try:
-                image, _ = prepare_image(open_image(row["file"]), settings)
+                with no_warnings():
+                    image, _ = prepare_image(open_image(row["file"]), settings)
             except Dropped as reason:
                 row["error"] = str(reason)
                 continue

@@ -47,7 +47,7 @@ def export(model, path, format="tf_saved_model", *, which="best", overwrite=Fals
         path: what to write: a folder for tf_saved_model, a file otherwise (.keras, .onnx, .tflite).
         format: "tf_saved_model", "keras", "onnx" or "litert".
         which: of a run, the "best" or the "last" weights.
-        overwrite: replace what is there.
+        overwrite: replace the export that is there. A folder that is no SavedModel is never replaced.
 
     Returns:
         The path.
@@ -65,6 +65,8 @@ def export(model, path, format="tf_saved_model", *, which="best", overwrite=Fals
     path = Path(path)
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists already; choose another path, or overwrite=True")
+    if path.is_dir() and not (format == "tf_saved_model" and _is_export(path)):
+        raise ValueError(f"{path} is a folder, but no SavedModel that could be replaced; choose another path")
     if FORMATS[format] != path.suffix and FORMATS[format]:
         raise ValueError(f"The file of format {format!r} must end with {FORMATS[format]}. Received: {path}")
     missing = [name for name in ("tf2onnx", "onnx") if format == "onnx" and not importlib.util.find_spec(name)]
@@ -294,6 +296,11 @@ def _upright(image, orientation):
             lambda image=image: image,
         )
     return image
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder is a SavedModel, or empty: what may be replaced without asking what else is in it."""
+    return (folder / "saved_model.pb").is_file() or not any(folder.iterdir())
 
 
 def _function(function, *signature):

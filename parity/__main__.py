@@ -13,7 +13,7 @@ from dataclasses import asdict
 import parity  # sets the environment before Keras is imported
 
 
-def main(arguments=None) -> int:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m parity",
         description="Checks whether a port between Keras and PyTorch is faithful.",
@@ -83,7 +83,11 @@ def main(arguments=None) -> int:
     claims.add_argument("published", metavar="FOLDER", help="folders b0, b4, split-b0, ... of per-epoch CSV files")
     claims.add_argument("--out", default="build/paper-claims.md", metavar="FILE", help="page to write")
 
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments=None) -> int:
+    options = make_parser().parse_args(arguments)
     try:
         if options.command not in ("curves", "claims"):
             import_tensorflow_quietly()

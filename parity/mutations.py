@@ -8,7 +8,7 @@ import dataclasses
 import time
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -54,12 +54,15 @@ class Outcome:
     Attributes:
         failed: rung to the layer it named, for every rung that failed, in order.
         value: the error on the lowest of them.
+        seconds: the judgement took.
+        details: of the statistics rung, if it was asked: what its check tells.
     """
 
     mutation: Mutation
     failed: dict[str, str | None]
     value: float | None
     seconds: float
+    details: dict = field(default_factory=dict)
 
     @property
     def caught(self) -> bool:
@@ -602,15 +605,15 @@ def run(
     calls = [(_judge_group, (kind, names, paths, (official, plan), live)) for kind, names in groups.items()]
     found = {}
     for _, outcomes in processes.run(calls, jobs):
-        for name, failed, value, seconds in outcomes:
-            found[name] = Outcome(known[name], failed, value, seconds)
+        for name, *told in outcomes:
+            found[name] = Outcome(known[name], *told)
             if live is None:
                 report(found[name])
     return [found[name] for name in chosen]
 
 
 def _judge_group(kind, names, paths, runs, report) -> list[tuple]:
-    """(name, failed rungs, value, seconds) of mutations of one kind; plain values, for they travel."""
+    """(name and the fields of `Outcome` after the first) of mutations of one kind; plain values, for they travel."""
     known, court, found = {m.name: m for m in MUTATIONS}, None, []
     for name in names:
         item, start = known[name], time.perf_counter()
@@ -626,7 +629,8 @@ def _judge_group(kind, names, paths, runs, report) -> list[tuple]:
             verdicts = court.judge(item.apply)
         failed = {rung: v.get("first_divergence") for rung, v in verdicts.items() if not v["passed"]}
         value = verdicts[next(iter(failed))]["value"] if failed else None
-        found.append((name, failed, value, time.perf_counter() - start))
+        details = verdicts.get("statistics", {}).get("details", {})
+        found.append((name, failed, value, time.perf_counter() - start, details))
         if report is not None:
             report(Outcome(item, *found[-1][1:]))
     return found

@@ -15,7 +15,7 @@ import numpy as np
 from parity.compare import Row
 
 PACKAGES = ("keras", "tensorflow", "torch", "jax", "numpy")
-COLOURS = {"float64": "#1f5fa8", "float32": "#d1761b"}
+COLOURS = {"float64": "#1f5fa8", "float32": "#d1761b", "fault": "#b3261e"}
 
 
 def environment() -> dict[str, str]:
@@ -97,7 +97,7 @@ def write(rows: list[Row], folder, options: dict, seconds: float, outcomes=(), t
     }
     _replace(folder / "report.json", json.dumps(_finite(document), indent=1))
     figures = depth_figures(rows)
-    training = training_figures(rows)
+    training = training_figures(rows, outcomes)
     for name, svg in training.items():
         _replace(folder / "figures" / f"{name}.svg", svg)
     for name, svg in figures.items():
@@ -168,19 +168,22 @@ def _depth_figure(key, rows) -> str:
     return _svg(figure)
 
 
-def training_figures(rows: list[Row]) -> dict[str, str]:
-    """SVGs of rungs 8 and 9: "lockstep" (the growth of the error by step) and "statistics" (curves of all runs)."""
+def training_figures(rows: list[Row], outcomes=()) -> dict[str, str]:
+    """SVGs of rungs 8 and 9: "lockstep" (the growth of the error by step) and "statistics" (curves of all runs, and
+    the losses of their first steps, those of a planted fault among them)."""
     found = {}
     steps = [row for row in rows if row.check == "lockstep" and row.details.get("errors")]
     if steps:
         found["lockstep"] = _lockstep_figure(steps)
-    curves, looks = {}, ()
-    for row in rows:
-        if row.check == "statistics":
-            curves |= row.details.get("curves", {})
-            looks = row.details.get("looks", ())
-    if curves:
-        found["statistics"] = _statistics_figure(curves, looks)
+    compared = [row.details for row in rows if row.check == "statistics"]
+    if compared:
+        curves, early = {}, {}
+        for details in compared:
+            curves |= details["curves"]
+            early |= details["early_losses"]
+        for outcome in outcomes:
+            early |= {n: v for n, v in outcome.details.get("early_losses", {}).items() if n not in early}
+        found["statistics"] = _statistics_figure(curves, compared[0]["looks"], early)
     return found
 
 
@@ -213,22 +216,35 @@ def _lockstep_figure(rows) -> str:
     return _svg(figure)
 
 
-def _statistics_figure(curves: dict, looks) -> str:
+def _statistics_figure(curves: dict, looks, early: dict) -> str:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
-    axes = figure.subplots()
-    for number, (name, values) in enumerate(curves.items()):
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    first, axes = figure.subplots(1, 2)
+    colours = {name: f"C{number}" if name in curves else COLOURS["fault"] for number, name in enumerate(early)}
+    for name, values in early.items():
         values = np.array(values)
-        axes.fill_between(looks, values.min(0), values.max(0), color=f"C{number}", alpha=0.15, lw=0)
-        axes.plot(looks, values.mean(0), color=f"C{number}", lw=1.8, label=f"{name} ({len(values)} runs)")
+        steps = np.arange(1, values.shape[1] + 1)
+        first.fill_between(steps, *np.percentile(values, (25, 75), axis=0), color=colours[name], alpha=0.15, lw=0)
+        line = "-" if name in curves else "--"
+        label = f"{name} ({len(values)} runs)"
+        first.plot(steps, np.median(values, axis=0), line, color=colours[name], lw=1.8, label=label)
+    first.set_yscale("log")
+    first.set_xlabel("step", fontsize=8)
+    first.set_title("loss of the first steps: median and quartiles", fontsize=9, loc="left")
+    for name, values in curves.items():
+        values = np.array(values)
+        axes.fill_between(looks, values.min(0), values.max(0), color=colours[name], alpha=0.15, lw=0)
+        axes.plot(looks, values.mean(0), color=colours[name], lw=1.8, label=f"{name} ({len(values)} runs)")
     axes.set_xscale("symlog", linthresh=1, base=2)
     axes.set_xticks(looks, [str(look) for look in looks])
     axes.minorticks_off()
     axes.set_xlabel("steps", fontsize=8)
-    axes.set_ylabel("validation ROC AUC", fontsize=8)
+    axes.set_title("validation ROC AUC: mean, minimum and maximum", fontsize=9, loc="left")
+    first.legend(fontsize=8, frameon=False)
     axes.legend(fontsize=8, frameon=False, loc="lower right")
-    _plain(axes)
+    for panel in (first, axes):
+        _plain(panel)
     return _svg(figure)
 
 
@@ -323,8 +339,8 @@ def render(
                          "and drop masks, in float64. Rounding is all that drives them apart.</p>")  # fmt: skip
             parts.append(f"<figure>{training['lockstep']}</figure>")
         if "statistics" in training:
-            parts.append("<p>Independent runs, which share nothing but the images: mean, and band from minimum to "
-                         "maximum.</p>")  # fmt: skip
+            parts.append("<p>Independent runs, which share nothing but the images. Dashed, if planted faults were "
+                         "tried: torch's own initialisers, the early divergence that the paper saw.</p>")  # fmt: skip
             parts.append(f"<figure>{training['statistics']}</figure>")
     if compared:
         parts.append(

@@ -45,6 +45,9 @@ class PreparedImages(torch.utils.data.Dataset):
             self.size = image.width
         if max(high_res or 0, low_res) > self.size:
             raise ValueError(f"The prepared images have {self.size} pixels a side, less than {low_res=}, {high_res=}")
+        # JPEGs can be decoded at a half, a quarter or an eighth; by the largest that divides the side without rest.
+        ratios = [r for r in (8, 4, 2, 1) if self.size % r == 0 and self.size // r >= (high_res or low_res)]
+        self.ratio = ratios[0]
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int):
@@ -59,9 +62,8 @@ class PreparedImages(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         with Image.open(self.folder / self.files[index]) as file:
-            wanted = self.high_res or self.low_res
             if file.format == "JPEG":
-                file.draft("RGB", (wanted, wanted))  # never below `wanted`
+                file.draft("RGB", (self.size // self.ratio,) * 2)
             image = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
         if self.high_res and image.shape[-1] != self.high_res:
             image = reduce(image, self.high_res)

@@ -383,10 +383,12 @@ def _save(net, path: Path):
     os.replace(partial, path)
 
 
-def main():
+def make_parser():
     import argparse
 
-    parser = argparse.ArgumentParser(prog="python -m torch_ref.training", description="Train a model in PyTorch.")
+    parser = argparse.ArgumentParser(
+        prog="python -m torch_ref.training", description="Train a model in PyTorch.", allow_abbrev=False
+    )
     parser.add_argument("model")
     parser.add_argument("data", help="folder written by keras-stoch prepare or lesions")
     parser.add_argument("out")
@@ -399,7 +401,11 @@ def main():
         else:
             kind = {"low_res": int, "high_res": int}.get(field.name, str if field.default is None else kind)
             parser.add_argument(name, type=kind, default=field.default)
-    options = vars(parser.parse_args())
+    return parser
+
+
+def main():
+    options = vars(make_parser().parse_args())
     for result in fit(options.pop("model"), options.pop("data"), options.pop("out"), **options):
         if os.environ.get("RANK", "0") == "0":
             print(result)

@@ -106,7 +106,8 @@ def split_images(targets, groups=None, *, split="group", validation=0.2, seed=0)
         bool array (images,).
 
     Raises:
-        ValueError: for another split, a share outside (0, 1), or a split that leaves a side without one of the classes.
+        ValueError: for another split or a share outside (0, 1). Whether both sides have both classes is asked by
+            `check_split`.
     """
     targets = np.asarray(targets)
     if split not in SPLITS:
@@ -279,7 +280,7 @@ def audit(labels, images=None, *, validation=0.2, split="group", seed=0, progres
             merged["target"], group_images(merged, pairs), split=split, validation=validation, seed=seed
         )
         findings["leakage"]["every image once, groups kept together"] = leakage(merged, held, pairs) | {
-            "malignant_share": [float(merged["target"][side].mean()) for side in (~held, held)]
+            "malignant_share": [float(merged["target"][side].mean()) if side.any() else None for side in (~held, held)]
         }
     return Audit(findings)
 

@@ -108,6 +108,7 @@ LAYOUTS = (
 _LAYOUT_2016 = Layout("2016 ground truth", 2016, ("image", "label"))
 # A name becomes a file name, so it must not be able to leave its folder.
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MISSING = ("", "na", "n/a", "nan", "none", "null", "unknown")
 _DOWNSAMPLED = "_downsampled"
 
 
@@ -140,7 +141,9 @@ def label_files(paths) -> list[Path]:
     for path in [paths] if isinstance(paths, str | Path) else paths:
         path = Path(path)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() == ".csv" and p.is_file())
+            # Hidden files are none: macOS leaves "._labels.csv" beside each real one.
+            inside = [p for p in path.rglob("*") if p.suffix.lower() == ".csv" and p.name[0] != "." and p.is_file()]
+            inside.sort()
             if not inside:
                 raise ValueError(f"No label files (*.csv) below the folder {path}")
             found += inside
@@ -200,7 +203,7 @@ def merge_labels(labels: Labels, on_conflict: str = "latest") -> pd.DataFrame:
     Args:
         labels: from `read_labels`.
         on_conflict: when years disagree on the target, "latest" takes the newest year's word (diagnoses get revised),
-            "drop" leaves the image out.
+            "drop" leaves the image out. A table of one's own, which has no year, is later than all of them.
 
     Returns:
         DataFrame sorted by image: image, target, years ("2017 2019"), rows (how often it is listed), conflict (bool),
@@ -208,7 +211,10 @@ def merge_labels(labels: Labels, on_conflict: str = "latest") -> pd.DataFrame:
     """
     if on_conflict not in ("latest", "drop"):
         raise ValueError(f"on_conflict must be 'latest' or 'drop'. Received: {on_conflict!r}")
-    table = labels.table.sort_values(["image", "year"], kind="stable", na_position="first")
+    table = labels.table.sort_values(["image", "year"], kind="stable", na_position="last")
+    # A diagnosis that went with another target is no longer one.
+    decided = table.groupby("image")["target"].transform("last")
+    table["diagnosis"] = table["diagnosis"].where(table["target"] == decided)
     groups = table.groupby("image", sort=True)
     merged = groups.agg(
         target=("target", "last"),
@@ -314,7 +320,7 @@ def _read(path: Path, rule) -> tuple[Layout, list[dict]]:
         seen[image] = line
         record = {"image": image, "name": name, "year": layout.year, "file": str(path), "line": line}
         for column, known in layout.renamed.items():
-            if row.get(column, "") not in ("", "NA", "nan", "unknown"):
+            if row.get(column, "").strip().casefold() not in _MISSING:
                 record[known] = _age(row[column], where) if known == "age" else row[column]
         if layout.kind == "labels":
             record["target"], record["diagnosis"] = _target(layout, row, rule, where)

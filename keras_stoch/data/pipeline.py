@@ -34,8 +34,9 @@ class Pipeline:
         seed: of both.
         remainder: of the last batch: "keep" it short, "drop" it, or "pad" it with the first images, in which case
             batches have a third part, weights of 1 and 0.
-        source: "files", or "shards" for the TFRecord files. Shards are shuffled by file and within a buffer; their
-            order differs from that of files, the augmentation of each image does not.
+        source: "files", or "shards" for the TFRecord files of a folder, one split of them. Shards are shuffled by file
+            and within a buffer; their order differs from that of files, the augmentation of each image does not. Every
+            worker reads all shards, and keeps its part.
         worker, workers: which part of every batch this process makes.
         replicas: how many equal pieces its part is cut into, one after the other: tf.distribute hands one to each of
             a worker's replicas.
@@ -110,6 +111,7 @@ class Pipeline:
                 "take smaller batches or remainder='keep'"
             )
         self._files = [str(self._root / name) for name in self.rows["file"]]
+        self._shards = self._find_shards() if self.source == "shards" else None
         if self.source == "files":
             missing = [name for name in self._files if not Path(name).is_file()]
             if missing:
@@ -148,7 +150,7 @@ class Pipeline:
 
         Args:
             number: of the epoch, from 0.
-            start: batches to leave out at the beginning; they are not read.
+            start: batches to leave out at the beginning. Files of theirs are not read; shards are.
 
         Returns:
             tf.data.Dataset of (inputs, targets) or (inputs, targets, weights): inputs a dict of uint8 "low_res" and
@@ -190,12 +192,24 @@ class Pipeline:
         mine = (place // self.batch_size >= start) & (place % self.batch_size // part == self.worker)
         return order[mine], weights[mine]
 
+    def _find_shards(self) -> list[str]:
+        """The TFRecord files of this split."""
+        import tensorflow as tf
+
+        if isinstance(self.data, pd.DataFrame) or self.split is None:
+            # Shards hold the targets and the rows of the folder's own manifest, apart for each split.
+            raise ValueError("source='shards' needs a prepared folder as data, and one split of it")
+        folder = f"{self._root}/shards"
+        names = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
+        names = sorted(n for n in names if n.startswith(f"{self.split}-") and n.endswith(".tfrecord"))
+        if not names:
+            raise ValueError(f"No shards of split {self.split!r} in {_named(self.data)}; prepare with shards=4, say")
+        return [f"{folder}/{name}" for name in names]
+
     def _from_shards(self, number, start, matrices):
         import tensorflow as tf
 
-        shards = sorted(tf.io.gfile.glob(f"{self._root}/shards/{self.split}-*.tfrecord"))
-        if not shards:
-            raise ValueError(f"No shards of split {self.split!r} in {_named(self.data)}; prepare with shards=4, say")
+        shards = self._shards
         if self.shuffle:
             shards = [shards[i] for i in np.random.default_rng((self.seed, number, 0)).permutation(len(shards))]
         dataset = tf.data.TFRecordDataset(shards)

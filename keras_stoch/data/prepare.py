@@ -30,6 +30,7 @@ from PIL import Image, ImageOps
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = {"jpeg": ".jpg", "png": ".png"}
 MAX_PIXELS = 89_000_000  # ISIC's largest photographs have 36 million; more than this is refused as a bomb
+UNREADABLE = "unreadable"
 MANIFEST_COLUMNS = (
     *("image", "file", "target", "split", "group", "years", "conflict", "diagnosis", "patient_id", "lesion_id"),
     *("sex", "age", "site", "source", "source_width", "source_height", "cropped", "hash"),
@@ -92,10 +93,14 @@ def write_atomically(path, content: str | bytes) -> Path:
     return path
 
 
-def find_sources(folder) -> dict[str, Path]:
+def find_sources(folder, exclude=None) -> dict[str, Path]:
     """The photographs below a folder by image id.
 
     Of several files for one id, one that is not a "_downsampled" copy goes first, then the largest one.
+
+    Args:
+        folder: searched at any depth.
+        exclude: a folder whose files are passed over.
 
     Raises:
         ValueError: if there is no such folder, or no image below it.
@@ -103,10 +108,12 @@ def find_sources(folder) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"No such folder of images: {folder}")
-    found = {}
+    found, exclude = {}, None if exclude is None else Path(exclude).resolve()
     for path in sorted(folder.rglob("*")):
         # Hidden files are not photographs: macOS leaves "._ISIC_0000000.jpg" beside each real one.
         if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
+            continue
+        if exclude is not None and exclude in path.resolve().parents:
             continue
         name = path.stem.removesuffix("_downsampled")
         rank = (path.stem == name, path.stat().st_size)
@@ -121,25 +128,34 @@ def open_image(path) -> Image.Image:
     """Opens a photograph upright as 8-bit RGB, whatever it was.
 
     EXIF orientation is applied, palettes, grey and CMYK are converted, transparency is laid over white, 16 bits a
-    channel become 8 by division by 257.
+    channel become 8 by division by 257, unless no value is above 255: those are 8 bits in a wider file.
 
     Raises:
         Dropped: if it is no image, truncated, larger than `MAX_PIXELS`, or has values of unknown range.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of metadata that nobody reads; bombs are refused by size, below
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise Dropped(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS} are refused")
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Dropped(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS} are refused")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
     except Dropped:
         raise
     except Image.DecompressionBombError:
         raise Dropped(f"more than {MAX_PIXELS} pixels are refused") from None
     except Exception as error:  # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, ...
-        raise Dropped(f"unreadable: {error}") from None
+        raise Dropped(f"{UNREADABLE}: {error}") from None
+
+
+@contextlib.contextmanager
+def no_warnings():
+    """Silences Pillow, which warns of metadata that nobody reads here; bombs are refused by size in `open_image`.
+
+    To be entered by the thread that starts others, and not by each of them: the filters belong to all.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _to_rgb(image):
@@ -149,7 +165,7 @@ def _to_rgb(image):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise Dropped(f"grey values {values.min()} to {values.max()} fit neither 8 nor 16 bits")
-        return Image.fromarray(np.uint8(np.rint(values / 257))).convert("RGB")
+        return Image.fromarray(np.uint8(np.rint(values / (257 if values.max() > 255 else 1)))).convert("RGB")
     if image.mode == "F":
         raise Dropped("floating-point pixels of unknown range")
     if image.has_transparency_data:
@@ -226,18 +242,17 @@ def prepare(
     # All that can be wrong with the arguments shows before hours of work.
     split_images([0, 1], [0, 1], split=split, validation=validation, seed=seed)
     read = read_labels(labels, malignant)
-    table = merge_labels(read, on_conflict)
+    known = merge_labels(read)
+    agreed = set(merge_labels(read, on_conflict)["image"])
     raw, out = Path(raw), Path(out)
     if raw.resolve().is_relative_to(out.resolve()):
         raise ValueError(f"{out} holds the photographs ({raw}) themselves; choose another folder to write")
-    # An `out` below `raw` is not read back in.
-    prepared = out.resolve()
-    sources = {name: path for name, path in find_sources(raw).items() if prepared not in path.resolve().parents}
-    table = table.assign(source=table["image"].map(sources))
-    there = table.dropna(subset="source")
+    sources = find_sources(raw, exclude=out)  # an `out` below `raw` is not read back in
+    found = known.assign(source=known["image"].map(sources)).dropna(subset="source")
+    there = found[found["image"].isin(agreed)]
     if there.empty:
         raise ValueError(
-            f"None of the {len(table)} labelled images is below {raw}, which holds {len(sources)} images such as "
+            f"None of the {len(agreed)} labelled images is below {raw}, which holds {len(sources)} images such as "
             f"{', '.join(list(sources)[:3])}"
         )
     with _claim(out, settings):
@@ -251,15 +266,18 @@ def prepare(
         _work(jobs, settings, journal, workers, progress)
         done = pd.DataFrame([journal.done[image] | {"image": image} for image in there["image"]])
         kept = there.merge(done[done["dropped"].isna()].drop(columns="dropped"), on="image", how="inner")
-        dropped = done[done["dropped"].notna()]
+        dropped = dict(done[done["dropped"].notna()][["image", "dropped"]].itertuples(index=False))
+        dropped |= {image: "years disagree on its target" for image in found["image"] if image not in agreed}
         if kept.empty:
-            reasons = Counter(dropped["dropped"])
+            reasons = Counter(dropped.values())
             raise ValueError(f"No image is left: {', '.join(f'{n} {reason}' for reason, n in reasons.items())}")
         near = near_duplicates([bytes.fromhex(value) for value in kept["hash"]])
         names = kept["image"].tolist()
         pairs = [(names[a], names[b]) for a, b, _ in near]
         listed = zip(read.duplicates["first"], read.duplicates["second"], strict=True)
-        kept["group"] = group_images(kept, [*pairs, *listed])
+        # Among all that is known: two images may belong together by way of a third that is not here.
+        groups = dict(zip(known["image"], group_images(known, [*pairs, *listed]), strict=True))
+        kept["group"] = pd.factorize(kept["image"].map(groups))[0]
         held = split_images(kept["target"], kept["group"], split=split, validation=validation, seed=seed)
         kept["split"] = np.where(held, "validation", "train")
         kept["file"] = "images/" + kept["image"] + suffix
@@ -279,27 +297,39 @@ def prepare(
             "versions": _versions(),
             "labels": json.loads(read.files.to_json(orient="records")),
             "counts": {
-                "labelled": len(table),
-                "without_file": len(table) - len(there),
-                "files_without_label": len(set(sources) - set(table["image"])),
+                "labelled": len(known),
+                "without_file": len(known) - len(found),
+                "files_without_label": len(set(sources) - set(known["image"])),
                 "kept": len(manifest),
                 "cropped": int(manifest["cropped"].sum()),
                 "malignant": int(manifest["target"].sum()),
                 "train": int((~held).sum()),
                 "validation": int(held.sum()),
                 "near_duplicate_pairs": len(pairs),
-                "dropped": dict(Counter(dropped["dropped"].str.split(":").str[0]).most_common()),
+                "dropped": dict(Counter(reason.split(":")[0] for reason in dropped.values()).most_common()),
             },
             "dropped": {
-                row.image: {"source": str(sources[row.image].relative_to(raw)), "reason": row.dropped}
-                for row in dropped.itertuples()
+                image: {"source": str(sources[image].relative_to(raw)), "reason": reason}
+                for image, reason in sorted(dropped.items())
             },
-            "files_without_label": sorted(set(sources) - set(table["image"])),
+            "files_without_label": sorted(set(sources) - set(known["image"])),
+            "warning": _untrainable(kept["target"].to_numpy(), held),
             "shards": files,
         }
         write_atomically(out / "prepare.json", json.dumps(record, indent=1) + "\n")
         write_atomically(out / "manifest.csv", manifest.to_csv(index=False, lineterminator="\n"))
     return record
+
+
+def _untrainable(targets, held) -> str | None:
+    """Why nothing can be trained with a split, if so. The images are prepared all the same; the split can be redone."""
+    from keras_stoch.data.audit import check_split
+
+    try:
+        check_split(targets, held)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def describe(record: dict) -> str:
@@ -313,8 +343,10 @@ def describe(record: dict) -> str:
         f"{counts['near_duplicate_pairs']} pairs of near-duplicates stay on one side of the split",
     ]
     lines += [f"{number} dropped: {reason}" for reason, number in counts["dropped"].items()]
-    broken = [(image, why) for image, why in record["dropped"].items() if not why["reason"].startswith("smaller")]
-    lines += [f"  {why['source']}: {why['reason']}" for image, why in broken]
+    broken = [why for why in record["dropped"].values() if not why["reason"].startswith(("smaller", "years"))]
+    lines += [f"  {why['source']}: {why['reason']}" for why in broken]
+    if record["warning"]:
+        lines.append(f"warning: {record['warning']}")
     return "\n".join(lines)
 
 
@@ -340,7 +372,7 @@ def hash_sources(sources: dict[str, Path], progress=False) -> tuple[list[str], l
         except (Dropped, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
 
-    with ThreadPoolExecutor(_cores()) as pool, _bar(len(sources), "hash", progress) as bar:
+    with no_warnings(), ThreadPoolExecutor(_cores()) as pool, _bar(len(sources), "hash", progress) as bar:
         found = []
         for result in pool.map(read, sources.items()):
             bar.update()
@@ -362,10 +394,11 @@ def _bar(total, name, progress):
 @contextlib.contextmanager
 def _claim(out: Path, settings: Settings):
     """Makes `out` ours: its folders, a lock against a second run, and the settings its images must share."""
-    if out.exists() and not (out / "settings.json").exists() and any(out.iterdir()):
+    if out.exists() and not (out / "settings.json").exists() and not all(map(_is_beginning, out.iterdir())):
         raise ValueError(f"{out} holds other things; choose a new or an empty folder")
-    if (out / "images").is_symlink():
-        raise ValueError(f"{out / 'images'} is a link; nothing is written outside {out}")
+    for name in ("images", "shards", ".lock", "journal.jsonl"):
+        if (out / name).is_symlink():
+            raise ValueError(f"{out / name} is a link; nothing is written outside {out}")
     (out / "images").mkdir(parents=True, exist_ok=True)
     with open(out / ".lock", "w") as lock:
         try:
@@ -380,6 +413,11 @@ def _claim(out: Path, settings: Settings):
             raise ValueError(f"{out} holds images of other settings: {before}, not {mine}. Choose another folder")
         write_atomically(known, mine + "\n")
         yield
+
+
+def _is_beginning(path: Path) -> bool:
+    """Whether a run that was killed in its first moments leaves such a thing."""
+    return path.name == ".lock" or path.suffix == ".partial" or (path.name == "images" and not any(path.iterdir()))
 
 
 class _Journal:
@@ -399,7 +437,10 @@ class _Journal:
         entry = self.done.get(image)
         if entry is None or entry["stamp"] != _stamp(source):
             return False
-        return entry["dropped"] is not None or (target.exists() and target.stat().st_size == entry["bytes"])
+        if entry["dropped"] is not None:
+            # What could not be read may have been the disk's fault, and is tried again.
+            return not entry["dropped"].startswith(UNREADABLE)
+        return target.exists() and target.stat().st_size == entry["bytes"]
 
     def add(self, image: str, entry: dict):
         self.done[image] = entry
@@ -421,7 +462,7 @@ def _work(jobs, settings, journal, workers, progress):
     waiting = iter(jobs)
     pool = ThreadPoolExecutor(workers)
     running = {}
-    with _bar(len(jobs), "prepare", progress) as bar:
+    with no_warnings(), _bar(len(jobs), "prepare", progress) as bar:
         try:
             while True:
                 for job in waiting:

@@ -29,6 +29,8 @@ def check(reference, candidate, seed: int = 0) -> dict:
         "details": {
             "runs": [len(reference.curves), len(candidate.curves)],
             "early_runs": [len(reference.early), len(candidate.early)],
+            "curves": {side.name: side.curves.tolist() for side in (reference, candidate)},
+            "early_losses": {side.name: side.early.tolist() for side in (reference, candidate)},
             "differences": [asdict(difference) for difference in differences],
         },
     }

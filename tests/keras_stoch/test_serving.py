@@ -267,6 +267,12 @@ def test_bad_arguments_write_nothing(model, tmp_path):
     with pytest.raises(ValueError, match="exists already"):
         keras_stoch.export(model, tmp_path / "there")
     assert not list((tmp_path / "there").iterdir())
+    (tmp_path / "there" / "thesis.tex").write_text("ten years")
+    for path, format in (("there", "tf_saved_model"), ("there.keras", "keras")):
+        (tmp_path / "there.keras").mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match="is a folder, but no SavedModel that could be replaced"):
+            keras_stoch.export(model, tmp_path / path, format=format, overwrite=True)
+    assert (tmp_path / "there" / "thesis.tex").read_text() == "ten years"
 
 
 def test_an_export_that_fails_leaves_the_old_one(model, tmp_path, monkeypatch):

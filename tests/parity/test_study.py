@@ -100,3 +100,22 @@ def test_torchs_initialisers_give_another_start():
             first.append(runs.step(images[:8], np.float32(targets[:8]), 0))
         losses[package] = np.mean(first)
     assert losses["torch_ref"] > 3 * losses[study.CONTROL]
+
+
+def test_the_figure_shows_all_packages_and_the_fault(tmp_path):
+    from parity import report
+    from parity.compare import Row
+    from parity.mutations import MUTATIONS, Outcome
+
+    rows = []
+    for n, name in enumerate(study.PACKAGES[1:], start=1):
+        fields = statistics.check(sample("official", 0), sample(name, n))
+        rows.append(Row("b0", "official", name, "statistics", "float32", size="64", **fields))
+        rows[-1].details["looks"] = range(9)
+    verdict = statistics.check(sample("official", 0), sample(study.CONTROL, 4, shift=-3))
+    fault = Outcome(MUTATIONS[-1], {"statistics": "early_loss"}, 1.0, 0.0, verdict["details"])
+    page = report.write(rows, tmp_path, {}, 1.0, [fault])
+    svg = (tmp_path / "figures" / "statistics.svg").read_text()
+    for name in (*study.PACKAGES, study.CONTROL):
+        assert f"<!-- {name} (24 runs) -->" in svg
+    assert svg[svg.index("<path") :] in page.read_text()

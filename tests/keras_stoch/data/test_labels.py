@@ -131,3 +131,23 @@ def test_the_official_files():
     assert counts["ISIC_2020_Training_GroundTruth_v2.csv"] == (33126, 584)
     assert len(labels.duplicates) == 425
     assert (labels.table["name"] != labels.table["image"]).sum() == 2074
+
+
+def test_what_macos_leaves_is_no_label_file(tmp_path):
+    write(tmp_path, a="image,target\nA,1\n")
+    (tmp_path / "._a.csv").write_bytes(b"\0\5\x16\7")
+    assert len(read_labels(tmp_path).table) == 1
+
+
+def test_words_for_missing_values_are_none(tmp_path):
+    write(tmp_path, a="image,target,patient_id\nA,1,NaN\nB,0,None\nC,0,n/a\nD,1,P1\n")
+    assert merge_labels(read_labels(tmp_path))["patient_id"].dropna().tolist() == ["P1"]
+
+
+def test_own_labels_are_the_last_word_and_diagnoses_go_with_their_target(tmp_path):
+    official = "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK\nISIC_0000001,1,0,0,0,0,0,0,0,0\n"
+    write(tmp_path, official=official, own="image,target\nISIC_0000001,0\n")
+    merged = merge_labels(read_labels(tmp_path))
+    assert merged["target"].tolist() == [0]
+    assert merged["conflict"].tolist() == [True]
+    assert merged["diagnosis"].isna().all()  # melanoma was said with the other target

@@ -137,6 +137,18 @@ def test_torch_gives_the_same_batches(folder, high_res):
             assert (difference > 0).mean() < 5e-3
 
 
+@pytest.mark.parametrize("size", [130, 102])
+def test_torch_gives_the_same_small_images_of_odd_sizes(tmp_path, size):
+    """130 can be halved by the JPEG decoder, but not quartered, without rest."""
+    folder = write_lesions(tmp_path / "lesions", 10, size=size)
+    options = {"batch_size": 4, "low_res": 32, "high_res": None}
+    ours = whole(Pipeline(folder, "train", **options))
+    theirs = make_loader(folder, "train", **options)
+    for (images, _), (inputs, _) in zip(ours, theirs, strict=True):
+        difference = np.abs(np.int32(images) - np.int32(inputs["low_res"].permute(0, 2, 3, 1)))
+        assert difference.max() <= 1
+
+
 def test_torch_workers_too(folder):
     loaders = [make_loader(folder, "train", 8, 32, None, True, True, 1, True, rank, 2) for rank in range(2)]
     one = make_loader(folder, "train", 8, 32, None, True, True, 1, True)
@@ -167,18 +179,19 @@ def test_it_feeds_keras_fit(folder):
         ({"workers": 3, "batch_size": 8, "remainder": "drop"}, "must be a multiple of workers x replicas"),
         ({"workers": 2}, "remainder must be 'drop' or 'pad'"),
         ({"source": "shards"}, "No shards of split 'train'"),
+        ({"source": "shards", "split": None}, "source='shards' needs a prepared folder as data, and one split"),
     ],
 )
 def test_what_is_refused(folder, arguments, message):
     options = {"data": folder, "batch_size": 4, "low_res": 64, "high_res": 128} | arguments
-    if options.get("source") == "shards":
-        (folder / "prepare.json").write_text('{"settings": {"size": 128}}')
     with pytest.raises(ValueError, match=message):
         next(iter(Pipeline(**options).epoch(0)))
 
 
 def test_bad_manifests(folder):
     manifest = pd.read_csv(folder / "manifest.csv")
+    with pytest.raises(ValueError, match="source='shards' needs a prepared folder"):
+        Pipeline(manifest, root=folder, source="shards")  # shards know the folder's own rows and targets
     for frame, message in (
         (manifest.drop(columns="target"), "lacks the columns target"),
         (manifest.assign(target=2), "Targets must be 0 or 1. Received: .*2.* for images/SYN_0000000.jpg"),

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from keras_stoch.data.prepare import Dropped, Settings, find_sources, open_image, prepare, prepare_image
+from keras_stoch.data.prepare import Dropped, Settings, describe, find_sources, open_image, prepare, prepare_image
 
 SMALL = Settings(size=32, min_side=40, crop_over=100, crop_to=80, format="png")
 
@@ -112,6 +113,11 @@ def save_kinds(folder):
     sixteen = np.asarray(grey, np.uint16) * 257
     for ending in ("png", "tif"):
         add(f"sixteen.{ending}", Image.fromarray(sixteen), np.repeat(np.asarray(grey)[..., None], 3, -1))
+    add(
+        "eight_in_sixteen.png",
+        Image.fromarray(np.asarray(grey, np.uint16)),
+        np.repeat(np.asarray(grey)[..., None], 3, -1),
+    )
     cmyk = rgb.convert("CMYK")
     add("cmyk.tif", cmyk, np.asarray(cmyk.convert("RGB")))
     exif = Image.Exif()
@@ -193,6 +199,95 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(ValueError, match="shards must be 0 or a positive integer"):
         prepare(raw, labels, out, settings=SMALL, shards=-1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "labels.csv", "new", "other.csv", "out", "raw"]
+
+
+def test_out_below_raw_is_not_read_back(tmp_path):
+    """The prepared files are larger than the originals here, and would be taken for better ones."""
+    raw, labels = raw_folder(tmp_path)
+    large = Settings(size=512, min_side=40, crop_over=100, crop_to=80, format="png")
+    first = prepare(raw, labels, raw / "out", settings=large)
+    again = prepare(raw, labels, raw / "out", settings=large)
+    assert again["counts"] == first["counts"]
+    assert len(list((raw / "out" / "images").iterdir())) == 8
+
+
+def test_what_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
+    raw, labels = raw_folder(tmp_path)
+    real = Image.open
+
+    def out_of_files(path, *rest):
+        if str(path).endswith("IMG_3.png"):
+            raise OSError(24, "Too many open files")
+        return real(path, *rest)
+
+    monkeypatch.setattr(Image, "open", out_of_files)
+    record = prepare(raw, labels, tmp_path / "out", settings=SMALL)
+    assert "Too many open files" in record["dropped"]["IMG_3"]["reason"]
+    monkeypatch.setattr(Image, "open", real)
+    assert prepare(raw, labels, tmp_path / "out", settings=SMALL)["counts"]["kept"] == 8
+
+
+def test_a_run_that_was_killed_at_once_is_gone_on_with(tmp_path):
+    raw, labels = raw_folder(tmp_path)
+    (tmp_path / "out" / "images").mkdir(parents=True)
+    (tmp_path / "out" / ".lock").touch()
+    (tmp_path / "out" / ".settings.json.1-2.partial").touch()
+    assert prepare(raw, labels, tmp_path / "out", settings=SMALL)["counts"]["kept"] == 8
+    assert not list((tmp_path / "out").glob(".*.partial"))
+
+
+def test_years_that_disagree_can_be_dropped_and_are_told(tmp_path):
+    raw, labels = raw_folder(tmp_path)
+    (tmp_path / "other.csv").write_text("image,target\nIMG_2,1\n")
+    record = prepare(raw, [labels, tmp_path / "other.csv"], tmp_path / "out", settings=SMALL, on_conflict="drop")
+    assert record["dropped"] == {"IMG_2": {"source": "IMG_2.png", "reason": "years disagree on its target"}}
+    assert (record["counts"]["kept"], record["counts"]["files_without_label"]) == (7, 0)
+    assert not (tmp_path / "out" / "images" / "IMG_2.png").exists()
+
+
+def test_images_that_belong_together_by_way_of_an_absent_one_stay_together(tmp_path):
+    raw, labels = raw_folder(tmp_path, 20)
+    lines = labels.read_text().splitlines()
+    lesion = {0: "a", 9: "b", 20: "a"}
+    patient = {9: "p", 20: "p"}  # image 20 has no file: 0 and 9 are one group through it
+    rows = [f"{line},{lesion.get(n, '')},{patient.get(n, '')}" for n, line in enumerate([*lines[1:], "IMG_20,1"])]
+    labels.write_text("\n".join([f"{lines[0]},lesion_id,patient_id", *rows]))
+    for seed in range(5):
+        prepare(raw, labels, tmp_path / "out", settings=SMALL, seed=seed)
+        manifest = pd.read_csv(tmp_path / "out" / "manifest.csv").set_index("image")
+        assert manifest["group"]["IMG_0"] == manifest["group"]["IMG_9"]
+        assert manifest["split"]["IMG_0"] == manifest["split"]["IMG_9"]
+    assert manifest["group"].nunique() == 19
+
+
+def test_a_split_that_nothing_can_be_trained_with_is_told(tmp_path):
+    raw, labels = raw_folder(tmp_path)
+    labels.write_text(labels.read_text().replace(",1", ",0"))
+    record = prepare(raw, labels, tmp_path / "out", settings=SMALL)
+    assert "both classes are needed" in record["warning"]
+    assert "warning: The training side" in describe(record)
+    assert (tmp_path / "out" / "manifest.csv").exists()
+
+
+def test_warnings_are_as_before(tmp_path):
+    raw, labels = raw_folder(tmp_path, 30)
+    before = list(warnings.filters)
+    prepare(raw, labels, tmp_path / "out", settings=SMALL, workers=8)
+    assert warnings.filters == before
+
+
+@pytest.mark.parametrize("name", ["shards", ".lock", "journal.jsonl"])
+def test_links_are_not_followed(tmp_path, name):
+    raw, labels = raw_folder(tmp_path)
+    prepare(raw, labels, tmp_path / "out", settings=SMALL)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.tfrecord").write_text("mine")
+    (tmp_path / "out" / name).unlink(missing_ok=True)
+    (tmp_path / "out" / name).symlink_to(elsewhere if name == "shards" else elsewhere / "mine.tfrecord")
+    with pytest.raises(ValueError, match="is a link; nothing is written outside"):
+        prepare(raw, labels, tmp_path / "out", settings=SMALL)
+    assert (elsewhere / "mine.tfrecord").read_text() == "mine"
 
 
 def test_a_linked_images_folder_is_not_followed(tmp_path):

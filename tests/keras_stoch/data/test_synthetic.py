@@ -1,6 +1,7 @@
 """Generated lesions: at chance when small, plain when large; the same again for the same seed."""
 
 import functools
+import io
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,27 @@ def test_the_class_lies_in_fine_detail_only(size, low_res, count):
         small.append(features(Image.fromarray(pixels).resize((low_res, low_res), Image.Resampling.BILINEAR)))
     assert auc(large, targets) > 0.9
     assert abs(auc(small, targets) - 0.5) < 0.05
+
+
+def test_at_the_strength_of_the_experiment_the_small_image_has_a_trace_at_most():
+    """As the models get it: a JPEG, decoded at a reduced scale where only the small image is wanted."""
+    targets, small, large = np.arange(600) % 2, [], []
+    for index, target in enumerate(targets):
+        buffer = io.BytesIO()
+        image = Image.fromarray(draw_lesion(int(target), [1, index], 128, strength=3.0))
+        image.save(buffer, "JPEG", quality=95, subsampling=0)
+        large.append(features(image))
+        with Image.open(buffer) as jpeg:
+            jpeg.draft("RGB", (32, 32))
+            small.append(features(jpeg.convert("RGB")))
+    assert auc(large, targets) > 0.99
+    assert auc(small, targets) < 0.65
+
+
+def test_a_folder_that_was_killed_at_once_is_gone_on_with(tmp_path):
+    (tmp_path / "lesions").mkdir()
+    (tmp_path / "lesions" / ".prepare.json.1-2.partial").touch()
+    assert (write_lesions(tmp_path / "lesions", 10, size=64) / "manifest.csv").exists()
 
 
 def test_the_classes_of_one_seed_differ_in_their_band_alone():
