@@ -1,18 +1,23 @@
 """The command line: `keras-stoch ...`, a thin face over the library's functions.
 
-Exit codes: 0 done, 1 training diverged, 2 a wrong argument or bad input, 130 interrupted.
+Exit codes: 0 done, 2 a wrong argument or bad input, 3 training diverged, 130 interrupted; 1, with a traceback, an error
+of the program itself.
 """
 
 import argparse
 import os
 import sys
+from pathlib import Path
+
+from keras_stoch.recipe import TrainingDiverged
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="keras-stoch",
         description="Stochastic convolutions in Keras: prepare photographs, train, evaluate, serve.",
-        epilog="Exit codes: 0 done, 1 training diverged, 2 a wrong argument or bad input, 130 interrupted.",
+        epilog="Exit codes: 0 done, 2 a wrong argument or bad input, 3 training diverged, 130 interrupted; 1, with a "
+        "traceback, an error of the program itself.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
@@ -39,25 +44,46 @@ def main(arguments=None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except ArithmeticError as error:
+    except TrainingDiverged as error:
         print(f"stopped: {error}", file=sys.stderr)
-        return 1
+        return 3
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        more = "; the same command goes on where this one stopped" if options.resumes else ""
+        print(f"interrupted{more}", file=sys.stderr)
         return 130
 
 
-def _add(commands, name, run, help):
-    """A subcommand whose long help is the same sentence as the short one."""
+def _add(commands, name, run, help, resumes=False):
+    """A subcommand whose long help is the same sentence as the short one.
+
+    Args:
+        resumes: whether the same command goes on where it was interrupted.
+    """
     command = commands.add_parser(
         name,
         help=help,
         description=help,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, resumes=resumes)
     return command
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells defaults, where there are any."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def _place_for(file) -> Path:
+    """The path of a file to be written, in a folder that exists from now on: what is wrong shows before the work."""
+    path = Path(file)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _add_split(command):
@@ -91,7 +117,8 @@ def _bar_wanted():
 
 def _add_prepare(commands):
     command = _add(
-        commands, "prepare", _prepare, "filter, crop and resize labelled photographs; goes on if interrupted"
+        *(commands, "prepare", _prepare, "filter, crop and resize labelled photographs; goes on if interrupted"),
+        resumes=True,
     )
     command.add_argument("raw", metavar="RAW", help="folder of photographs, searched at any depth")
     command.add_argument("labels", nargs="+", metavar="LABELS", help="label files, or folders of them")
@@ -101,7 +128,7 @@ def _add_prepare(commands):
     pixels.add_argument("--min-side", type=int, default=1000, metavar="PIXELS", help="smaller images are dropped")
     pixels.add_argument("--crop-over", type=int, default=3048, metavar="PIXELS", help="larger images are cropped")
     pixels.add_argument("--crop-to", type=int, default=2048, metavar="PIXELS", help="to this side")
-    pixels.add_argument("--format", choices=("jpeg", "png"), default="jpeg")
+    pixels.add_argument("--format", choices=("jpeg", "png"), default="jpeg", help="of the prepared images")
     pixels.add_argument("--quality", type=int, default=95, help="of JPEG, without chroma subsampling")
     _add_malignant(command)
     command.add_argument("--on-conflict", choices=("latest", "drop"), default="latest", help="if years disagree")
@@ -147,6 +174,8 @@ def _audit(options):
     from keras_stoch.data.audit import audit
     from keras_stoch.data.labels import read_labels
 
+    if options.json:
+        _place_for(options.json)
     found = audit(
         read_labels(options.labels, _rule(options)),
         options.images,
@@ -161,19 +190,21 @@ def _audit(options):
 
 
 def _add_lesions(commands):
-    command = _add(commands, "lesions", _lesions, "write generated lesions whose class lies in fine detail only")
+    command = _add(commands, "lesions", _lesions, "write generated lesions whose class lies in fine detail only", True)
     command.add_argument("out", metavar="OUT", help="folder to write")
-    command.add_argument("--count", type=int, default=1000)
-    command.add_argument("--size", type=int, default=1024, metavar="PIXELS")
+    command.add_argument("--count", type=int, default=1000, metavar="N", help="images, half of each class")
+    command.add_argument("--size", type=int, default=1024, metavar="PIXELS", help="their side")
     command.add_argument("--strength", type=float, default=1.0, help="0 makes the classes equal; at most 3")
-    command.add_argument("--validation", type=float, default=0.2, metavar="SHARE")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="share of validation images")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn")
     command.add_argument("--figure", metavar="FILE", help="also draw some of them")
 
 
 def _lesions(options):
     from keras_stoch.data.synthetic import write_lesions
 
+    if options.figure:
+        _place_for(options.figure)
     print(
         write_lesions(
             options.out,
@@ -194,11 +225,11 @@ def _lesions(options):
 def _add_augment(commands):
     command = _add(commands, "augment", _augment, "draw prepared images and their augmented pairs")
     command.add_argument("data", metavar="PREPARED", help="folder written by prepare or lesions")
-    command.add_argument("--out", default="augmented.png", metavar="FILE")
+    command.add_argument("--out", default="augmented.png", metavar="FILE", help="the figure")
     command.add_argument("--images", type=int, default=4, metavar="N", help="how many")
     command.add_argument("--epochs", type=int, default=2, metavar="N", help="augmented pairs of each")
-    command.add_argument("--low-res", type=int, default=224, metavar="PIXELS")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--low-res", type=int, default=224, metavar="PIXELS", help="side of the small images")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the transforms")
 
 
 def _augment(options):
@@ -206,7 +237,7 @@ def _augment(options):
 
     print(
         augmentation_figure(
-            *(options.data, options.out),
+            *(options.data, _place_for(options.out)),
             images=options.images,
             epochs=options.epochs,
             low_res=options.low_res,
@@ -218,9 +249,11 @@ def _augment(options):
 def _add_fit(commands):
     import dataclasses
 
-    from keras_stoch.recipe import Recipe
+    from keras_stoch.recipe import PRECISIONS, Recipe
 
-    command = _add(commands, "fit", _fit, "train a model, one or several times; goes on if interrupted")
+    explained = _attributes(Recipe)
+    choices = {"mixed_precision": PRECISIONS[1:], "window_sharing": ("batch", "image")}
+    command = _add(commands, "fit", _fit, "train a model, one or several times; goes on if interrupted", True)
     command.add_argument("model", metavar="MODEL", help="a name such as split-b0, see `keras-stoch models`")
     command.add_argument(
         "--data", metavar="PREPARED", help="folder written by prepare or lesions; generated if left out"
@@ -232,12 +265,28 @@ def _add_fit(commands):
     command.add_argument("--checkpoint-seconds", type=float, default=300, metavar="S", help="between checkpoints")
     recipe = command.add_argument_group("recipe (the defaults are the paper's)")
     for field in dataclasses.fields(Recipe):
-        name, kind = "--" + field.name.replace("_", "-"), type(field.default)
+        name, kind, told = "--" + field.name.replace("_", "-"), type(field.default), explained[field.name]
         if kind is bool:
-            recipe.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default)
+            recipe.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default, help=told)
+        elif field.name in choices:
+            recipe.add_argument(name, choices=choices[field.name], default=field.default, help=told)
         else:
-            kind = {"low_res": int, "high_res": int}.get(field.name, str if field.default is None else kind)
-            recipe.add_argument(name, type=kind, default=field.default, metavar=kind.__name__.upper())
+            kind = int if field.name in ("low_res", "high_res") else kind
+            metavar = {int: "N", float: "X"}[kind]
+            recipe.add_argument(name, type=kind, default=field.default, metavar=metavar, help=told)
+
+
+def _attributes(cls) -> dict[str, str]:
+    """Names of a class's attributes and what its docstring says of them."""
+    import inspect
+    import re
+
+    text = inspect.getdoc(cls).partition("Attributes:\n")[2]
+    found = {}
+    for names, told in re.findall(r"^    ([a-z_, ]+): (.*(?:\n {8,}.*)*)", text, re.MULTILINE):
+        sentence = " ".join(told.split()).rstrip(".")
+        found |= {name: sentence.replace("%", "%%") for name in names.split(", ")}
+    return found
 
 
 def _fit(options):
@@ -268,9 +317,11 @@ def _add_evaluate(commands):
     command = _add(commands, "evaluate", _evaluate, "ROC AUC with an interval, and sensitivities, of a trained run")
     command.add_argument("run_folder", metavar="RUN", help="such as runs/latest/run-0")
     command.add_argument("data", metavar="PREPARED", help="folder written by prepare or lesions")
-    command.add_argument("--split", default="validation", choices=("train", "validation", "all"))
+    command.add_argument(
+        "--split", default="validation", choices=("train", "validation", "all"), help="images to evaluate on"
+    )
     command.add_argument("--passes", type=int, default=1, metavar="N", help="draws to average over")
-    command.add_argument("--batch-size", type=int, default=32, metavar="N")
+    command.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at once")
     command.add_argument(
         "--out", metavar="FOLDER", help="also write predictions.csv, roc.csv, evaluation.json, roc.png"
     )
@@ -300,36 +351,47 @@ def _add_predict(commands):
 
 
 def _predict(options):
-    from pathlib import Path
-
     import keras_stoch
-    from keras_stoch.data.prepare import find_sources, write_atomically
+    from keras_stoch.data.prepare import SUFFIXES, write_atomically
 
     paths = []
-    for name in options.images:
-        if not Path(name).exists():
-            raise ValueError(f"No such image or folder: {name}")
-        paths += find_sources(name).values() if Path(name).is_dir() else [name]
+    for given in map(Path, options.images):
+        if not given.exists():
+            raise ValueError(f"No such image or folder: {given}")
+        # All of them, also where several have one name, as in the folders of two patients.
+        inside = [p for p in sorted(given.rglob("*")) if p.suffix.lower() in SUFFIXES and p.name[0] != "."]
+        if given.is_dir() and not inside:
+            raise ValueError(f"No images ({', '.join(SUFFIXES)}) below {given}")
+        paths += inside if given.is_dir() else [given]
+    if options.out:
+        _place_for(options.out)
     table = keras_stoch.predict_photographs(options.run_folder, paths, passes=options.passes)
     text = table.to_csv(index=False, lineterminator="\n")
     if options.out:
         print(write_atomically(options.out, text))
     else:
         print(text, end="")
+    unread = int((table["error"] != "").sum())
+    if unread:
+        print(f"{unread} of {len(table)} images could not be read; the column error says why", file=sys.stderr)
+    return 2 if unread == len(table) else 0
 
 
 def _add_export(commands):
     command = _add(commands, "export", _export, "write a trained model for serving")
     command.add_argument("model", metavar="RUN", help="folder of a run, such as runs/split/run-0, or a .keras file")
     command.add_argument("out", metavar="OUT", help="folder for tf_saved_model; a .keras, .onnx or .tflite file else")
-    command.add_argument("--format", choices=("tf_saved_model", "keras", "onnx", "litert"), default="tf_saved_model")
+    command.add_argument(
+        "--format",
+        choices=("tf_saved_model", "keras", "onnx", "litert"),
+        default="tf_saved_model",
+        help="what to write",
+    )
     command.add_argument("--which", choices=("best", "last"), default="best", help="weights of the run")
     command.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
 def _export(options):
-    from pathlib import Path
-
     from keras_stoch.models import load_model
     from keras_stoch.serving import export
 
@@ -338,7 +400,7 @@ def _export(options):
 
 
 def _add_experiment(commands):
-    command = _add(commands, "experiment", _experiment, "the paper's comparison of models, on generated lesions")
+    command = _add(commands, "experiment", _experiment, "the paper's comparison of models, on generated lesions", True)
     command.add_argument("--out", default="runs/experiment", metavar="DIR", help="folder of runs, table and figure")
     command.add_argument("--runs", type=int, default=3, metavar="N", help="per model")
     command.add_argument("--epochs", type=int, default=10, metavar="N", help="per run")
@@ -390,7 +452,7 @@ def _windows(options):
     window = window_size(((architecture.low_res + 1) // 2,) * 2, (3, 3), (2, 2))
     seed = keras.random.SeedGenerator(options.seed)
     draws = [np.asarray(draw_windows((side, side), window, architecture.stem_filters, seed=seed)) for _ in range(10)]
-    print(windows_figure(pixels, np.stack(draws), window, options.out))
+    print(windows_figure(pixels, np.stack(draws), window, _place_for(options.out)))
 
 
 if __name__ == "__main__":

@@ -75,15 +75,34 @@ def predict(model, inputs, passes: int = 1, batch_size: int = 32, activation="si
         float32 array (images, classes).
     """
     activation = keras.activations.get(activation)
+    if activation is not keras.activations.linear:
+        check_no_sigmoid(model)
     count = len(inputs["low_res"]) if isinstance(inputs, dict) else len(inputs)
-    run = model if passes == 1 else AveragedPasses(model)
-    found = []
+    run, found = _compiled(model, passes), []
     for start in range(0, count, batch_size):
         part = slice(start, start + batch_size)
         batch = {k: v[part] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[part]
-        outputs = run(batch, training=False)[None] if passes == 1 else run(batch, passes)
-        found.append(ops.convert_to_numpy(ops.mean(activation(outputs), axis=0)))
+        found.append(ops.convert_to_numpy(ops.mean(activation(run(batch)), axis=0)))
     return np.concatenate(found)
+
+
+def _compiled(model, passes):
+    """A function from inputs to the outputs of every pass, (passes, batch, classes); one graph under TensorFlow."""
+    if passes == 1:
+
+        def run(inputs):
+            return model(inputs, training=False)[None]
+    else:
+        averaged = AveragedPasses(model)
+
+        def run(inputs):
+            return averaged(inputs, passes)
+
+    if keras.backend.backend() != "tensorflow":
+        return run
+    import tensorflow as tf
+
+    return tf.function(run, autograph=False, reduce_retracing=True)
 
 
 @dataclass
@@ -142,6 +161,7 @@ def evaluate(
     data,
     split: str | None = "validation",
     *,
+    root=None,
     passes: int = 1,
     batch_size: int = 32,
     specificities=(0.8, 0.9, 0.95),
@@ -154,6 +174,7 @@ def evaluate(
         model: a model with one logit as output, or the folder of a run (its best weights are taken).
         data: prepared folder, or the DataFrame of a manifest.
         split: of the manifest; None for all images.
+        root: folder that the files of a DataFrame are in.
         passes: draws of the windows to average over.
         batch_size: images at once.
         specificities: at which to tell the sensitivity.
@@ -168,20 +189,26 @@ def evaluate(
     """
     from sklearn.metrics import roc_curve
 
-    from keras_stoch.data.pipeline import Pipeline
+    from keras_stoch.data.pipeline import Pipeline, damage_named
 
+    if not all(0 < at < 1 for at in specificities):
+        raise ValueError(f"specificities must lie between 0 and 1. Received: {specificities!r}")
+    if not isinstance(bootstraps, int) or bootstraps < 1:
+        raise ValueError(f"bootstraps must be an integer of at least 1. Received: {bootstraps!r}")
     model = _loaded(model)
     low_res, high_res = input_sizes(model)
-    pipeline = Pipeline(data, split, batch_size=batch_size, low_res=low_res, high_res=high_res)
+    pipeline = Pipeline(data, split, batch_size=batch_size, low_res=low_res, high_res=high_res, root=root)
     targets = pipeline.targets.astype(int)
     if len(set(targets)) < 2:
         raise ValueError(f"A ROC curve needs both classes. Received: {len(targets)} images with target {targets[0]}")
-    logits = draw_logits(model, (inputs for inputs, _ in pipeline.epoch(0)), passes)
+    with damage_named(pipeline.files):
+        logits = draw_logits(model, (inputs for inputs, _ in pipeline.epoch(0)), passes)
     draws, scores = expit(logits), mean_logit(logits)
     images = pipeline.rows.drop(columns=["hash", "split"], errors="ignore").reset_index(drop=True)
     images["probability"], images["spread"] = draws.mean(1), draws.std(1)
     # Ranked by logits: probabilities of a model that is very sure are all 0 or 1, and tell no more.
-    false, true, thresholds = roc_curve(targets, scores)
+    # All thresholds: the ones that lie on a straight piece of the curve are operating points too.
+    false, true, thresholds = roc_curve(targets, scores, drop_intermediate=False)
     groups = images["group"] if "group" in images else np.arange(len(images))
     resampled = bootstrap_auc(targets, scores, groups, bootstraps, seed)
     return Evaluation(
@@ -232,12 +259,16 @@ def predict_photographs(model, paths, *, passes: int = 1, batch_size: int = 16) 
         if ready:
             yield ready
 
-    for batch in batches():
-        small = np.stack([np.asarray(i.resize((low_res,) * 2, Image.Resampling.BILINEAR)) for _, i in batch])
-        inputs = {"low_res": small, "high_res": np.stack([np.asarray(i) for _, i in batch])} if high_res else small
-        for (row, _), draws in zip(batch, expit(draw_logits(model, [inputs], passes)), strict=True):
-            row["probability"], row["spread"] = float(draws.mean()), float(draws.std())
-    return pd.DataFrame(rows)
+    def inputs():
+        for batch in batches():
+            small = np.stack([np.asarray(i.resize((low_res,) * 2, Image.Resampling.BILINEAR)) for _, i in batch])
+            yield {"low_res": small, "high_res": np.stack([np.asarray(i) for _, i in batch])} if high_res else small
+
+    draws = expit(draw_logits(model, inputs(), passes))
+    readable = [row for row in rows if not row["error"]]
+    for row, of_image in zip(readable, draws, strict=True):
+        row["probability"], row["spread"] = float(of_image.mean()), float(of_image.std())
+    return pd.DataFrame(rows, columns=["file", "probability", "spread", "error"])
 
 
 def draw_logits(model, batches, passes: int = 1) -> np.ndarray:
@@ -250,11 +281,10 @@ def draw_logits(model, batches, passes: int = 1) -> np.ndarray:
     """
     if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
         raise ValueError(f"passes must be an integer of at least 1. Received: {passes!r}")
-    run = model if passes == 1 else AveragedPasses(model)
-    found = []
+    check_logit(model)
+    run, found = _compiled(model, passes), [np.zeros((0, passes))]
     for inputs in batches:
-        outputs = run(inputs, training=False)[None] if passes == 1 else run(inputs, passes)
-        found.append(np.asarray(ops.convert_to_numpy(outputs), np.float64)[..., 0].T)
+        found.append(np.asarray(ops.convert_to_numpy(run(inputs)), np.float64)[..., 0].T)
     return np.concatenate(found)
 
 
@@ -292,18 +322,35 @@ def bootstrap_auc(targets, scores, groups=None, bootstraps: int = 2000, seed: in
     return found
 
 
+def check_logit(model):
+    """Raises ValueError unless a model puts out one logit per image."""
+    if tuple(model.output_shape) != (None, 1):
+        raise ValueError(f"The model must put out one logit per image, (batch, 1). Received: {model.output_shape}")
+    check_no_sigmoid(model)
+
+
+def check_no_sigmoid(model):
+    """Raises ValueError for a model whose last layer makes probabilities, of which others would be made."""
+    last = model.layers[-1]
+    if getattr(last, "activation", None) in (keras.activations.sigmoid, keras.activations.softmax):
+        name = last.activation.__name__
+        raise ValueError(f"The model must put out logits, but {last.name!r} ends with a {name}")
+
+
 def input_sizes(model) -> tuple[int, int | None]:
     """(low_res, high_res) in pixels that a model takes.
 
     Raises:
-        ValueError: for several inputs of other names.
+        ValueError: for several inputs of other names, or images that are not square.
     """
-    inputs = model.input
-    if isinstance(inputs, dict):
-        if set(inputs) != {"low_res", "high_res"}:
-            raise ValueError(f"Inputs must be called low_res and high_res. Received: {sorted(inputs)}")
-        return inputs["low_res"].shape[1], inputs["high_res"].shape[1]
-    return inputs.shape[1], None
+    inputs = {"low_res": model.inputs[0]} if len(model.inputs) == 1 else model.input
+    if not isinstance(inputs, dict) or not set(inputs) <= {"low_res", "high_res"}:
+        names = sorted(inputs) if isinstance(inputs, dict) else [tensor.name for tensor in inputs]
+        raise ValueError(f"Inputs must be a dict of low_res and high_res. Received: {names}")
+    for name, tensor in inputs.items():
+        if len(tensor.shape) != 4 or tensor.shape[1] != tensor.shape[2] or tensor.shape[1] is None:
+            raise ValueError(f"{name} must take square images of a fixed size. Received: {tuple(tensor.shape)}")
+    return tuple(inputs[name].shape[1] if name in inputs else None for name in ("low_res", "high_res"))
 
 
 def _loaded(model):

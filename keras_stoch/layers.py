@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_stoch import stochastic
 from keras_stoch.architectures import SQUEEZE_RATIO, Block
-from keras_stoch.windows import check_fits, draw_windows, window_size
+from keras_stoch.windows import check_fits, draw_windows, replica_seed, window_size
 
 # The initialisers of keras.applications.EfficientNet.
 CONV_INITIALIZER = {
@@ -23,7 +23,8 @@ DENSE_INITIALIZER = {
 class Dropout(keras.layers.Dropout):
     """Dropout whose mask can be given instead of drawn.
 
-    Without `drop_masks` this is `keras.layers.Dropout`. With them, two frameworks can train on the same draws.
+    Without `drop_masks` this is `keras.layers.Dropout`, but that replicas of a tf.distribute strategy draw different
+    masks. With them, two frameworks can train on the same draws.
 
     Args:
         rate: float in [0, 1), the fraction of values to drop.
@@ -46,10 +47,19 @@ class Dropout(keras.layers.Dropout):
         self._register_call_context_args("drop_masks")
 
     def call(self, inputs, training=False, drop_masks=None):
-        if not training or self.rate == 0 or drop_masks is None or self.name not in drop_masks:
+        if not training or self.rate == 0:
+            return inputs
+        if drop_masks is not None and self.name in drop_masks:
+            return inputs * ops.cast(drop_masks[self.name], inputs.dtype) / (1.0 - self.rate)
+        seed = replica_seed(self.seed_generator)
+        if seed is None:
             return super().call(inputs, training=training)
-        keep = ops.cast(drop_masks[self.name], inputs.dtype)
-        return inputs * keep / (1.0 - self.rate)
+        import tensorflow as tf
+
+        shape = tf.unstack(tf.shape(inputs))
+        if self.noise_shape is not None:
+            shape = [n if given is None else given for n, given in zip(shape, self.noise_shape, strict=True)]
+        return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed, noise_shape=tf.stack(shape))
 
 
 @keras.saving.register_keras_serializable("keras_stoch")

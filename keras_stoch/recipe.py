@@ -3,6 +3,11 @@
 import math
 from dataclasses import dataclass, fields
 
+
+class TrainingDiverged(ArithmeticError):
+    """The loss is no number any more."""
+
+
 PRECISIONS = (None, "mixed_bfloat16", "mixed_float16")
 
 
@@ -11,19 +16,24 @@ class Recipe:
     """How to train. The defaults are the paper's (section 5.1.1).
 
     Attributes:
-        epochs: of 60.
+        epochs: passes over the training images.
         batch_size: images per step, over all replicas and workers.
-        learning_rate: held for `hold_epochs`, then multiplied by `decay` once per epoch. The paper calls the hold
-            "warmup".
-        rho, momentum, epsilon: of RMSprop; epsilon stands inside the square root, as in Keras.
-        dropout, drop_connect: rates of models made by name.
-        low_res, high_res: sides in pixels; the architecture's own if None.
+        learning_rate: of RMSprop in the first epochs.
+        hold_epochs: epochs before the rate falls; the paper calls them "warmup".
+        decay: factor on the rate for each epoch from then on.
+        rho: decay of RMSprop's average of squared gradients.
+        momentum: of RMSprop.
+        epsilon: of RMSprop, inside the square root, as in Keras.
+        dropout: rate before the dense layer, of models made by name.
+        drop_connect: rate of the last block, of models made by name.
+        low_res: side of the small image in pixels; the architecture's own if left out.
+        high_res: side of the large image in pixels; the architecture's own if left out.
         augment: rotate, scale and flip training images.
         augment_validation: validation images too, as the paper did.
         passes: draws of the windows that validation averages over; the paper's test-time augmentation is 3.
-        window_sharing: "batch" or "image", see `StochasticConv2D`.
-        mixed_precision: None, "mixed_bfloat16" or "mixed_float16".
-        sync_batch_norm: whether replicas share batch statistics, so that their number does not change the result. The
+        window_sharing: one draw of the windows for a "batch" or for each "image".
+        mixed_precision: "mixed_bfloat16" or "mixed_float16"; float32 if left out.
+        sync_batch_norm: share batch statistics among replicas, so that their number does not change the result; the
             official models do not.
         jit_compile: compile steps with XLA; for one GPU.
     """

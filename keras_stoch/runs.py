@@ -42,9 +42,6 @@ class RunFolder:
         path: of the folder; made if there is none.
         config: dict of plain values that decide the run.
 
-    Attributes:
-        planned: epochs that the command before this one asked for, or None.
-
     Raises:
         ValueError: if the folder holds a run with another config, naming what differs.
         OSError: if it can not be written.
@@ -55,15 +52,15 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            for partial in [*self.path.glob(".*.partial"), *self.checkpoints.glob(".*.partial")]:
+            for partial in [*self.path.glob(".*.partial*"), *self.checkpoints.glob(".*.partial")]:
                 partial.unlink()
             known = self.path / "config.json"
             config = json.loads(json.dumps(config))
-            self.planned = None
             if known.exists():
-                before = json.loads(known.read_text())
-                self._same(before, config)
-                self.planned = before.get("recipe", {}).get("epochs")
+                self._same(json.loads(known.read_text()), config)
+            if self.ended(config["recipe"]["epochs"]) is None:
+                # More epochs are asked for than a run that has ended was: it goes on.
+                (self.path / "result.json").unlink(missing_ok=True)
             write_atomically(known, json.dumps(config, indent=1) + "\n")
             write_atomically(self.path / "environment.json", json.dumps(environment(), indent=1) + "\n")
         except OSError as error:
@@ -82,15 +79,18 @@ class RunFolder:
                 "Choose another folder, or delete this one"
             )
 
-    @property
-    def result(self) -> dict | None:
-        """What the run ended with, or None while it has not."""
-        path = self.path / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+    def ended(self, epochs: int) -> dict | None:
+        """What the run ended with, or None while it has not.
 
-    def reopen(self):
-        """Takes back that the run has ended, because more epochs are asked for."""
-        (self.path / "result.json").unlink(missing_ok=True)
+        Args:
+            epochs: that are asked for now. A callback may have ended the run before its last epoch; what counts is how
+                many had been asked for then.
+        """
+        path = self.path / "result.json"
+        if not path.exists():
+            return None
+        result = json.loads(path.read_text())
+        return result if max(result.pop("asked"), result["epochs"]) >= epochs else None
 
     def save(self, arrays: dict[str, np.ndarray], position: dict):
         """Writes a checkpoint.
@@ -159,17 +159,23 @@ class RunFolder:
         model.save_weights(partial)
         os.replace(partial, self.path / f"{name}.weights.h5")
 
-    def finish(self, result: dict):
-        """Writes result.json and the run's row in the experiment's table."""
+    def finish(self, result: dict, asked: int):
+        """Writes the run's row in the experiment's table, and result.json.
+
+        Args:
+            result: plain values.
+            asked: epochs that were asked for.
+        """
         import pandas as pd
 
-        write_atomically(self.path / "result.json", json.dumps(result, indent=1) + "\n")
         path = self.path.parent / "results.csv"
         rows = pd.DataFrame([{"run": self.path.name} | result])
         if path.exists():
             before = pd.read_csv(path)
             rows = pd.concat([before[before["run"] != self.path.name], rows]).sort_values("run")
         write_atomically(path, rows.to_csv(index=False, lineterminator="\n"))
+        # Last, for it says that all is done.
+        write_atomically(self.path / "result.json", json.dumps(result | {"asked": asked}, indent=1) + "\n")
 
 
 def environment() -> dict:

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from keras_stoch.data.augment import reduce
@@ -31,8 +32,8 @@ def export(model, path, format="tf_saved_model", *, which="best", overwrite=Fals
         serve_windows   the same and windows instead of draws, int32 (filters, 2), or (batch, filters, 2) for a model
                         with window_sharing="image" -> probability
         serve_image     images (batch, high, high, 3); the small ones are derived inside -> probability
-        serve_bytes     images, strings (batch,): JPEG, PNG, BMP or GIF of any size, through the steps of
-                        `prepare`: upright, crop, resize -> probability
+        serve_bytes     images, strings (batch,): JPEG or PNG of any size, through the steps of `prepare`: upright,
+                        crop, resize -> probability
         serve_averaged  images as strings, n -> probability and spread (standard deviation) over n draws of the windows
         serve_seeded    images as strings, seed (int64) -> probability; equal for equal seeds, whatever the batch
 
@@ -65,6 +66,10 @@ def export(model, path, format="tf_saved_model", *, which="best", overwrite=Fals
     path = Path(path)
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists already; choose another path, or overwrite=True")
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link; name what it points to, or another path")
+    if path.is_file() and format == "tf_saved_model":
+        raise ValueError(f"{path} is a file, and a SavedModel is a folder; choose another path")
     if path.is_dir() and not (format == "tf_saved_model" and _is_export(path)):
         raise ValueError(f"{path} is a folder, but no SavedModel that could be replaced; choose another path")
     if FORMATS[format] != path.suffix and FORMATS[format]:
@@ -73,6 +78,7 @@ def export(model, path, format="tf_saved_model", *, which="best", overwrite=Fals
     if missing:
         raise ImportError(f"format='onnx' needs {' and '.join(missing)}: pip install 'keras-stoch[onnx]'")
     served = Served(_loaded(model, which))
+    path.parent.mkdir(parents=True, exist_ok=True)
     writers = {"tf_saved_model": _saved_model, "keras": _keras, "onnx": _onnx, "litert": _litert}
     with _replacing(path) as partial:
         writers[format](served, partial)
@@ -87,16 +93,19 @@ class Served:
     """
 
     def __init__(self, model):
-        from keras_stoch.evaluation import AveragedPasses, input_sizes
+        from keras_stoch.evaluation import AveragedPasses, check_logit, input_sizes
         from keras_stoch.models import EfficientNet
 
-        if tuple(model.output_shape) != (None, 1):
-            raise ValueError(f"Only models with one logit, (batch, 1), are exported. Received: {model.output_shape}")
+        check_logit(model)
         self.model = model
         self.low_res, self.high_res = input_sizes(model)
         self.size = max(self.high_res or 0, 1024, self.low_res)  # as `predict_photographs` prepares them
-        stochastic = [layer for layer in model.layers if hasattr(layer, "draw_windows")]
-        if stochastic and not (isinstance(model, EfficientNet) and len(stochastic) == 1):
+        # Those of nested models too: their own draws would be the same after every load.
+        stochastic = [layer for layer in model._flatten_layers() if hasattr(layer, "draw_windows")]
+        if self.high_res and not stochastic:
+            raise ValueError("A model with high_res and no StochasticConv2D can not be exported; model.export can")
+        known = isinstance(model, EfficientNet) and len(stochastic) == 1 and stochastic[0] in model.layers
+        if stochastic and not known:
             raise ValueError(
                 "A model of your own with a StochasticConv2D can not be exported: its windows have no way in"
             )
@@ -215,7 +224,7 @@ def prepare_bytes(encoded, index, size: int, side: int):
     """One encoded photograph through the steps of `prepare`, as operations of a graph.
 
     Args:
-        encoded: scalar string: JPEG, PNG, BMP or GIF.
+        encoded: scalar string: JPEG or PNG.
         index: scalar; its number in the request, for messages.
         size: side of the prepared square.
         side: side of the result, at most `size`.
@@ -225,9 +234,10 @@ def prepare_bytes(encoded, index, size: int, side: int):
     """
     settings = Settings()
     start = tf.io.decode_raw(tf.strings.substr(tf.strings.join([encoded, "\0" * 4]), 0, 4), tf.uint8)
-    known = [b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM"]
+    # Not what else TensorFlow decodes: it takes the palette of a BMP for grey, and the fourth byte for transparency.
+    known = [b"\xff\xd8\xff", b"\x89PNG"]
     matches = [tf.reduce_all(start[: len(magic)] == tf.constant(list(magic), tf.uint8)) for magic in known]
-    message = ["images", index, "is no photograph: it begins like no JPEG, PNG, BMP or GIF; bytes received:"]
+    message = ["images", index, "is no photograph: it begins like no JPEG or PNG; bytes received:"]
     checked = tf.debugging.Assert(tf.reduce_any(matches), [*message, tf.strings.length(encoded)])
     with tf.control_dependencies([checked]):
         encoded = tf.identity(encoded)
@@ -235,9 +245,24 @@ def prepare_bytes(encoded, index, size: int, side: int):
         matches[0],
         # The accurate transform is the one that Pillow uses.
         lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(encoded, channels=0, expand_animations=False),
+        lambda: tf.io.decode_png(encoded, channels=0),
     )
-    # One to four channels: grey is repeated, transparency laid over white.
+    pixels = _upright(pixels, exif_orientation(encoded))
+    shape = tf.shape(pixels)
+    height, width = shape[0], shape[1]
+    crop = tf.minimum(height, width) > settings.crop_over
+    new_height, new_width = (tf.where(crop, settings.crop_to, n) for n in (height, width))
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    pixels = tf.slice(pixels, [top, left, 0], [new_height, new_width, -1])
+    image = tf.cond(tf.shape(pixels)[-1] == 3, lambda: tf.cast(pixels, tf.float32), lambda: _on_white(pixels))
+    image = tf.ensure_shape(image, (None, None, 3))
+    image = tf.image.resize(image, (size, size), method="lanczos3", antialias=True)
+    image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
+    return reduce(image, side) if side != size else image
+
+
+def _on_white(pixels):
+    """Three channels of one, two or four: grey is repeated, transparency laid over white. uint8 -> float32."""
     channels = tf.shape(pixels)[-1]
     alpha = tf.cond(
         channels % 2 == 0,
@@ -245,17 +270,7 @@ def prepare_bytes(encoded, index, size: int, side: int):
         lambda: tf.ones_like(pixels[..., :1], tf.float32),
     )
     colours = tf.where(channels <= 2, [0, 0, 0], [0, 1, 2])
-    image = tf.cast(tf.gather(pixels, colours, axis=-1), tf.float32) * alpha + 255.0 * (1.0 - alpha)
-    image = _upright(image, exif_orientation(encoded))
-    shape = tf.shape(image)
-    height, width = shape[0], shape[1]
-    crop = tf.minimum(height, width) > settings.crop_over
-    new_height, new_width = (tf.where(crop, settings.crop_to, n) for n in (height, width))
-    top, left = (height - new_height) // 2, (width - new_width) // 2
-    image = tf.slice(image, [top, left, 0], [new_height, new_width, 3])
-    image = tf.image.resize(image, (size, size), method="lanczos3", antialias=True)
-    image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
-    return reduce(image, side) if side != size else image
+    return tf.cast(tf.gather(pixels, colours, axis=-1), tf.float32) * alpha + 255.0 * (1.0 - alpha)
 
 
 def exif_orientation(encoded):
@@ -287,7 +302,7 @@ def exif_orientation(encoded):
 
 
 def _upright(image, orientation):
-    """Undoes an EXIF orientation: float (height, width, 3), int32 scalar."""
+    """Undoes an EXIF orientation: (height, width, channels), int32 scalar."""
     image = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
     for axis, turned in ((1, (2, 3, 6, 7)), (0, (3, 4, 7, 8))):
         image = tf.cond(
@@ -318,21 +333,25 @@ def _loaded(model, which):
 @contextlib.contextmanager
 def _replacing(path: Path):
     """A path beside `path` to write to, which takes its place once all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}.partial-{path.name}")  # keeps the suffix, by which writers go
+    old = path.with_name(f".{os.getpid()}.old-{path.name}")
     try:
         yield partial
-        if path.is_dir():
-            shutil.rmtree(path)
+        if path.is_dir():  # a folder can not be replaced in one step; the old one is deleted when the new one is there
+            os.replace(path, old)
         os.replace(partial, path)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)
+        for left in (partial, old):
+            if left.is_dir():
+                shutil.rmtree(left)
+            left.unlink(missing_ok=True)
 
 
 def _saved_model(served, path):
-    _write_archive(served.model, served.endpoints(), path)
+    # Not in the form that is fastest here: a server may be another kind of machine, and TensorFlow Serving compiles
+    # with XLA on CPUs only if told to.
+    with _plain(served):
+        _write_archive(served.model, served.endpoints(), path)
 
 
 def _write_archive(model, endpoints, path):
@@ -361,23 +380,35 @@ def _function_of_windows(served, batch):
 
 
 @contextlib.contextmanager
-def _plain(layer):
-    """The stochastic layer in operations that every runtime has, and not compiled by XLA."""
-    before = getattr(layer, "implementation", None)
-    if layer is not None:
-        layer.implementation = "slices"
+def _plain(served):
+    """A model in operations that every runtime has: the stochastic layer not compiled by XLA, and normalisation by
+    constants, of which tf2onnx would make inputs if they were tensors."""
+    import keras
+
+    changed = []
+
+    def change(item, name, value):
+        changed.append((item, name, getattr(item, name)))
+        setattr(item, name, value)
+
+    if served.layer is not None:
+        change(served.layer, "implementation", "slices")
+    for layer in served.model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization) and layer.mean is not None:
+            for name in ("mean", "variance"):
+                change(layer, name, np.asarray(getattr(layer, name)))
     try:
         yield
     finally:
-        if layer is not None:
-            layer.implementation = before
+        for item, name, value in changed:
+            setattr(item, name, value)
 
 
 def _onnx(served, path):
     import tf2onnx
 
     function, signature = _function_of_windows(served, None)
-    with _plain(served.layer):
+    with _plain(served):
         tf2onnx.convert.from_function(function, input_signature=signature, opset=18, output_path=str(path))
 
 
@@ -385,7 +416,7 @@ def _litert(served, path):
     function, _ = _function_of_windows(served, 1)
     # By way of a SavedModel, for only that names inputs and outputs.
     with tempfile.TemporaryDirectory() as folder:
-        with _plain(served.layer):
+        with _plain(served):
             _write_archive(served.model, {"serve": function}, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serve"])
         path.write_bytes(converter.convert())

@@ -13,18 +13,15 @@ import functools
 import hashlib
 import math
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from keras_stoch.recipe import Recipe, is_int, make_recipe
+from keras_stoch.recipe import Recipe, TrainingDiverged, is_int, make_recipe
 
 STRATEGIES = ("one", "mirrored", "multiworker")
-
-
-class TrainingDiverged(ArithmeticError):
-    """The loss is no number any more."""
 
 
 def fit(
@@ -49,8 +46,10 @@ def fit(
         model: the name of a model; a function without arguments that builds a Keras model with logits `(batch, 1)`; or
             such a model itself, for a single run on one device.
         data: a folder written by `prepare` or `write_lesions`; None for generated lesions (in the user's cache); or a
-            tf.data.Dataset of batches `(inputs, targets)`, and `validation_data` beside it. A third part of a batch,
-            a dict with "windows" and "drop_masks", replaces what the model would draw; all arrays have a batch axis.
+            tf.data.Dataset of batches `(inputs, targets)`, and `validation_data` beside it; or a function that gives
+            the Dataset of an epoch, counted from 0, so that a run which goes on sees what it would have seen. A third
+            part of a batch, a dict with "windows" and "drop_masks", replaces what the model would draw; all arrays
+            have a batch axis. All batches are read once to begin with, and checked.
         out: folder; each run gets a folder below it, `run-0` and so on, and a row in `results.csv`.
         runs: number of runs. Run n has the seed `seed + n`; all have the same split.
         seed: of weights, order, augmentation, windows and dropout.
@@ -58,7 +57,8 @@ def fit(
             (MultiWorkerMirroredStrategy, with TF_CONFIG set; `out` must be a folder that all workers see); or a
             tf.distribute.Strategy.
         validation_data: tf.data.Dataset, if `data` is one.
-        callbacks: Keras callbacks. What they remember is not part of a checkpoint.
+        callbacks: Keras callbacks. What they remember is not part of a checkpoint. A learning rate that they set
+            holds for its epoch; a factor that they put on it stays.
         progress: show a bar for each epoch.
         checkpoint_seconds: write a checkpoint in mid-epoch after this time, besides those between epochs.
         **recipe: fields of `Recipe`.
@@ -85,8 +85,10 @@ def fit(
     replicas = strategy.num_replicas_in_sync
     if recipe.batch_size % replicas:
         raise ValueError(f"batch_size must be a multiple of the {replicas} replicas. Received: {recipe.batch_size}")
+    from keras_stoch.data.pipeline import damage_named
+
     build, identity, sizes = _model(model, recipe, runs, strategy)
-    source = _source(data, validation_data, recipe, sizes)
+    source = _source(data, validation_data, recipe, sizes, replicas)
     results = []
     for run in range(runs):
         config = {
@@ -97,12 +99,13 @@ def fit(
             "strategy": name,
             "replicas": replicas,
         }
-        results.append(
-            _train(
-                *(build, source, Path(out) / f"run-{run}", config, recipe, seed + run, strategy),
-                *(callbacks, progress, checkpoint_seconds),
+        with damage_named(source.files):
+            results.append(
+                _train(
+                    *(build, source, Path(out) / f"run-{run}", config, recipe, seed + run, strategy),
+                    *(callbacks, progress, checkpoint_seconds),
+                )
             )
-        )
     return results
 
 
@@ -170,10 +173,10 @@ def _shared_strategy(name):
 
 
 def _model(model, recipe: Recipe, runs, strategy):
-    """(function that builds it, what identifies it, (low_res, high_res))."""
+    """(function that builds it, what identifies it, function that tells (low_res, high_res))."""
     import keras
 
-    from keras_stoch.evaluation import input_sizes
+    from keras_stoch.evaluation import check_logit, input_sizes
 
     if isinstance(model, str):
         from keras_stoch.architectures import get_architecture
@@ -191,7 +194,7 @@ def _model(model, recipe: Recipe, runs, strategy):
         if recipe.mixed_precision:
             arguments["dtype"] = recipe.mixed_precision
         identity = {"kind": "name", "name": model, "arguments": arguments}
-        return (lambda seed: create_model(model, **arguments, seed=seed)), identity, (low_res, high_res)
+        return (lambda seed: create_model(model, **arguments, seed=seed)), identity, lambda: (low_res, high_res)
     if isinstance(model, keras.Model):
         if runs > 1 or strategy.num_replicas_in_sync > 1:
             raise ValueError(
@@ -202,16 +205,12 @@ def _model(model, recipe: Recipe, runs, strategy):
         example, build = model(), lambda seed: model()
     else:
         raise ValueError(f"model must be a name, a Keras model, or a function that makes one. Received: {model!r}")
-    if example.output_shape != (None, 1):
-        raise ValueError(f"The model must put out one logit per image, (batch, 1). Received: {example.output_shape}")
-    last = getattr(example.layers[-1], "activation", None)
-    if last is keras.activations.sigmoid:
-        raise ValueError(f"The model must put out logits, but {example.layers[-1].name!r} ends with a sigmoid")
-    sizes = input_sizes(example)
+    check_logit(example)
     # Shapes and not names: Keras numbers the layers of a second model differently.
     shapes = [(v.name, tuple(v.shape)) for v in example.trainable_variables]
     digest = hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
-    return build, {"kind": "own", "class": type(example).__name__, "weights": digest}, sizes
+    identity = {"kind": "own", "class": type(example).__name__, "weights": digest}
+    return build, identity, lambda: input_sizes(example)
 
 
 @dataclass
@@ -222,44 +221,52 @@ class _Source:
         identity: plain values that tell one source from another.
         train, validation: functions of (strategy, seed, epoch, first batch) that give a distributed data set.
         steps: batches of an epoch, None if unknown.
-        weighted: whether validation batches end with weights.
+        repeats: whether an epoch's batches are known to be the same when it is begun again.
+        files: that the batches are made of, if any.
     """
 
     identity: dict
     train: object
     validation: object
     steps: int | None
-    weighted: bool
+    repeats: bool
+    files: tuple[str, ...] = ()
 
 
-def _source(data, validation_data, recipe: Recipe, sizes) -> _Source:
+def _source(data, validation_data, recipe: Recipe, sizes, replicas) -> _Source:
     import tensorflow as tf
 
-    if isinstance(data, tf.data.Dataset):
+    if isinstance(data, tf.data.Dataset) or callable(data):
         if not isinstance(validation_data, tf.data.Dataset):
             raise ValueError(f"data is a Dataset, so validation_data must be one. Received: {validation_data!r}")
-        _check_dataset(data, "data")
-        _check_dataset(validation_data, "validation_data", whole=True)
+        of_epoch = data if callable(data) else lambda epoch: data
+        if not isinstance(of_epoch(0), tf.data.Dataset):
+            raise ValueError(f"The function data must give a tf.data.Dataset. Received: {of_epoch(0)!r}")
+        steps = _check_dataset(of_epoch(0), "data", replicas)
+        _check_dataset(validation_data, "validation_data", replicas)
 
-        def own(dataset):
+        def own(of_epoch):
             def make(strategy, seed, epoch, start):
-                return strategy.distribute_datasets_from_function(lambda context: _pieces(dataset.skip(start), context))
+                dataset = of_epoch(epoch).skip(start)
+                return strategy.distribute_datasets_from_function(lambda context: _pieces(dataset, context))
 
             return make
 
-        steps = int(data.cardinality())
         identity = {"kind": "dataset", "batches": steps}
-        return _Source(identity, own(data), own(validation_data), steps if steps > 0 else None, False)
+        return _Source(
+            *(identity, own(of_epoch), own(lambda epoch: validation_data), steps),
+            repeats=callable(data),
+        )
     if validation_data is not None:
         raise ValueError("validation_data goes with a Dataset; a prepared folder holds its own validation split")
     from keras_stoch.data.audit import check_split
     from keras_stoch.data.pipeline import Pipeline, read_manifest
 
+    low_res, high_res = sizes()
     if data is None:
         from keras_stoch.data.synthetic import default_lesions
 
-        data = default_lesions(size=sizes[1] or 1024)
-    low_res, high_res = sizes
+        data = default_lesions(size=high_res or 1024)
     manifest, _ = read_manifest(data)
     check_split(manifest["target"].to_numpy(), (manifest["split"] == "validation").to_numpy())
     common = {"batch_size": recipe.batch_size, "low_res": low_res, "high_res": high_res}
@@ -281,14 +288,15 @@ def _source(data, validation_data, recipe: Recipe, sizes) -> _Source:
 
         return make
 
-    steps = pipeline("train", **training).steps  # also the checks of both splits, before anything is begun
-    pipeline("validation", **watching)
+    both = pipeline("train", **training), pipeline("validation", **watching)  # checked before anything is begun
     identity = {
         "kind": "prepared",
         "images": len(manifest),
         "manifest": hashlib.sha256(manifest[["file", "target", "split"]].to_csv().encode()).hexdigest()[:16],
     }
-    return _Source(identity, distribute("train", training), distribute("validation", watching), steps, True)
+    train, validation = distribute("train", training), distribute("validation", watching)
+    files = (*both[0].files, *both[1].files)
+    return _Source(identity, train, validation, both[0].steps, repeats=True, files=files)
 
 
 def _pieces(dataset, context):
@@ -311,30 +319,33 @@ def _pieces(dataset, context):
     return dataset.flat_map(cut).prefetch(2 * local)
 
 
-def _check_dataset(dataset, name, whole=False):
-    """Refuses what would spoil training: in the first batch, or in all of them if `whole`, which must show both
-    classes then."""
+def _check_dataset(dataset, name, replicas) -> int:
+    """Reads all batches once, refuses what would spoil training, and returns their number."""
     import tensorflow as tf
 
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError(f"{name} never ends, but an epoch is one pass over it; take(n) of its batches")
-    seen = set()
-    for batch in dataset if whole else dataset.take(1):
+    seen, count = set(), 0
+    for batch in dataset:
+        where = f"in batch {count} of {name}"
         if not isinstance(batch, tuple) or len(batch) not in (2, 3):
             raise ValueError(f"{name} must give batches (inputs, targets). Received: {type(batch).__name__}")
         for value in tf.nest.flatten(batch[0]):
             if value.dtype.is_floating and not np.isfinite(value.numpy()).all():
-                where = "" if seen else " in its first batch"
-                raise ValueError(f"{name} holds values that are no numbers (NaN or infinite){where}")
+                raise ValueError(f"Inputs must be numbers. Received: NaN or infinite {where}")
         targets = np.asarray(batch[1])
         if not np.isin(targets, (0, 1)).all():
             wrong = targets[~np.isin(targets, (0, 1))].ravel()[0]
-            raise ValueError(f"Targets must be 0 or 1. Received: {wrong!r} in {name}")
+            raise ValueError(f"Targets must be 0 or 1. Received: {wrong!r} {where}")
+        if len(targets) % replicas:
+            raise ValueError(f"Batches must be divisible by the {replicas} replicas. Received: {len(targets)} {where}")
         seen |= set(np.unique(targets).tolist())
-    if not seen:
+        count += 1
+    if not count:
         raise ValueError(f"{name} is empty")
-    if whole and len(seen) < 2:
-        raise ValueError(f"{name} has targets {sorted(map(int, seen))} only; a ROC AUC needs both classes")
+    if len(seen) < 2:
+        raise ValueError(f"{name} has targets {sorted(map(int, seen))} only; both classes are needed")
+    return count
 
 
 class Engine:
@@ -356,16 +367,15 @@ class Engine:
         self.recipe, self.strategy = recipe, strategy
         with strategy.scope():
             self.model = build()
+            layers = list(self.model._flatten_layers())  # those of nested models too
             if recipe.sync_batch_norm and strategy.num_replicas_in_sync > 1:
-                for layer in self.model.layers:
+                for layer in layers:
                     if isinstance(layer, keras.layers.BatchNormalization):
                         layer.synchronized = True
             optimizer = keras.optimizers.RMSprop(
                 recipe.learning_rate, rho=recipe.rho, momentum=recipe.momentum, epsilon=recipe.epsilon
             )
-            if self.model.compute_dtype == "float16" or any(
-                layer.compute_dtype == "float16" for layer in self.model.layers
-            ):
+            if any(layer.compute_dtype == "float16" for layer in layers):
                 optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             optimizer.build(self.model.trainable_variables)
         self.optimizer = optimizer
@@ -433,10 +443,21 @@ class Engine:
                     raise ValueError(f"The checkpoint does not fit the model: {variable.path} has {array.shape} there")
                 variable.assign(array)
 
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return float(np.asarray(self.optimizer.learning_rate))
+
     def set_rate(self, rate: float):
         """Sets the learning rate."""
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         optimizer.learning_rate = rate
+
+    def begin_epoch(self, epoch: int):
+        """Sets the rate of an epoch. A factor that a callback put on that of the epoch before is kept."""
+        before = self.recipe.rate(epoch - 1)
+        factor = 1.0 if not epoch or np.float32(before) == np.float32(self.rate) else self.rate / before
+        self.set_rate(self.recipe.rate(epoch) * factor)
 
 
 def _train(build, source, path, config, recipe, seed, strategy, callbacks, progress, checkpoint_seconds) -> dict:
@@ -448,11 +469,9 @@ def _train(build, source, path, config, recipe, seed, strategy, callbacks, progr
 
     chief = _is_chief(strategy)
     folder = RunFolder(path, config) if chief else _Spectator(path)
-    ended = folder.result
-    # A callback may have ended it before its last epoch; `planned` says for which command it is done.
-    if ended is not None and max(ended["epochs"], folder.planned or 0) >= recipe.epochs:
+    ended = folder.ended(recipe.epochs)
+    if ended is not None:
         return ended
-    folder.reopen()
     keras.utils.set_random_seed(seed)
     engine = Engine(lambda: build(seed), recipe, strategy)
     model = engine.model
@@ -461,6 +480,12 @@ def _train(build, source, path, config, recipe, seed, strategy, callbacks, progr
     found = folder.load()
     if found is not None:
         arrays, position = found
+        if not source.repeats:
+            warnings.warn(
+                f"{path} goes on with a Dataset of your own. If that shuffles, or draws otherwise, the batches are not "
+                "those of a run that was not interrupted; a function of the epoch that gives a Dataset is exact",
+                stacklevel=4,
+            )
         engine.restore(arrays)
         epoch, batch, seconds = position["epoch"], position["batch"], position["seconds"]
         best, best_epoch = position["best"], position["best_epoch"]
@@ -470,6 +495,7 @@ def _train(build, source, path, config, recipe, seed, strategy, callbacks, progr
     listeners = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=recipe.epochs, steps=source.steps)
     listeners.on_train_begin()
     model.stop_training = False
+    model.optimizer = engine.optimizer  # where callbacks look for it
     writer = tf.summary.create_file_writer(str(path / "tensorboard")) if chief else None
 
     def save(epoch, batch):
@@ -482,7 +508,8 @@ def _train(build, source, path, config, recipe, seed, strategy, callbacks, progr
 
     while epoch < recipe.epochs and not model.stop_training:
         started = saved = time.monotonic()
-        engine.set_rate(recipe.rate(epoch))
+        if not batch:
+            engine.begin_epoch(epoch)
         listeners.on_epoch_begin(epoch)
         with _bar(source.steps, batch, epoch, recipe.epochs, progress and chief) as bar:
             for step in source.train(strategy, seed, epoch, batch):
@@ -510,13 +537,15 @@ def _train(build, source, path, config, recipe, seed, strategy, callbacks, progr
             raise TrainingDiverged(f"The validation loss became {val_loss} in epoch {epoch}. {_kept(path, epoch)}")
         spent = time.monotonic() - started
         seconds += spent
+        # The recipe's own number, where no callback has changed it: the optimiser's is rounded to float32.
+        rate = engine.rate if np.float32(recipe.rate(epoch)) != np.float32(engine.rate) else recipe.rate(epoch)
         row = {
             "epoch": epoch,
             "train_loss": float(losses.mean()),
             "val_loss": val_loss,
             "train_auc": roc_auc(targets, logits),
             "val_auc": val_auc,
-            "learning_rate": recipe.rate(epoch),
+            "learning_rate": rate,
             "seconds": round(spent, 2),
         }
         folder.add_epoch(row)
@@ -529,10 +558,10 @@ def _train(build, source, path, config, recipe, seed, strategy, callbacks, progr
                 for name in ("train_loss", "val_loss", "train_auc", "val_auc", "learning_rate"):
                     tf.summary.scalar(name, row[name])
             writer.flush()
+        logs = {"loss": row["train_loss"], "auc": row["train_auc"], "val_loss": val_loss, "val_auc": val_auc}
+        listeners.on_epoch_end(epoch, logs)
         epoch, batch, seen = epoch + 1, 0, []
         save(epoch, 0)
-        logs = {"loss": row["train_loss"], "auc": row["train_auc"], "val_loss": val_loss, "val_auc": val_auc}
-        listeners.on_epoch_end(epoch - 1, logs)
     listeners.on_train_end()
     last = folder.curves()[-1]
     result = {
@@ -544,7 +573,7 @@ def _train(build, source, path, config, recipe, seed, strategy, callbacks, progr
         "final_val_loss": last["val_loss"],
         "seconds": round(seconds, 1),
     }
-    folder.finish(result)
+    folder.finish(result, recipe.epochs)
     return result
 
 
@@ -600,19 +629,16 @@ class _Spectator:
         self.path = Path(path)
         self.rows = []
 
-    @property
-    def result(self):
+    def ended(self, epochs):
         from keras_stoch.runs import RunFolder
 
-        return RunFolder.result.fget(self)
+        return RunFolder.ended(self, epochs)
 
     def load(self):
         from keras_stoch.runs import RunFolder
 
         self.checkpoints = self.path / "checkpoints"
         return RunFolder.load(self)
-
-    planned = None
 
     def curves(self):
         from keras_stoch.runs import RunFolder
@@ -625,4 +651,4 @@ class _Spectator:
     def cut(self, *_):
         pass
 
-    save = add_batch = save_weights = finish = reopen = cut
+    save = add_batch = save_weights = finish = cut

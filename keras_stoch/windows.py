@@ -51,14 +51,30 @@ def draw_windows(image_size, window, filters: int, batch=None, seed=None):
 
 def _uniform(shape, span: int, seed):
     """int32 tensor uniform over {0, ..., span - 1}."""
-    if keras.config.backend() == "tensorflow" and isinstance(seed, keras.random.SeedGenerator):
+    folded = replica_seed(seed)
+    if folded is not None:
         import tensorflow as tf
 
-        # Every replica holds the same seed state; its number makes the draws differ.
-        context = tf.distribute.get_replica_context()
-        if context is not None and context.num_replicas_in_sync > 1:
-            replica = context.replica_id_in_sync_group
-            state = tf.cast(seed.next(), tf.int32)
-            folded = tf.random.experimental.stateless_fold_in(state, replica)
-            return tf.random.stateless_uniform(shape, folded, 0, span, tf.int32)
+        return tf.random.stateless_uniform(shape, folded, 0, span, tf.int32)
     return keras.random.randint(shape, 0, span, dtype="int32", seed=seed)
+
+
+def replica_seed(seed):
+    """The next seed of a generator with the number of this replica folded in; None where there is one replica.
+
+    Under a tf.distribute strategy every replica holds the same state, and would draw the same.
+
+    Args:
+        seed: `keras.random.SeedGenerator`; of anything else, None is returned.
+
+    Returns:
+        int32 tensor (2,) for TensorFlow's stateless functions, or None.
+    """
+    if keras.config.backend() != "tensorflow" or not isinstance(seed, keras.random.SeedGenerator):
+        return None
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return None
+    return tf.random.experimental.stateless_fold_in(tf.cast(seed.next(), tf.int32), context.replica_id_in_sync_group)

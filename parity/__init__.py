@@ -7,6 +7,7 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # torch uses the same GPU
 
 # Imported here and not on first use, because a function bears the name of its module. None of them is heavy.
 from parity.compare import ComparisonReport, compare

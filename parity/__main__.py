@@ -122,7 +122,8 @@ def import_tensorflow_quietly() -> None:
 def run_ladder(arguments) -> int:
     from parity import images, jobs, ladder, mutations, report
 
-    processes = arguments.jobs or jobs.default_jobs()
+    # One GPU is not shared by two processes.
+    processes = arguments.jobs or (1 if arguments.full else jobs.default_jobs())
     given = {name: tuple(v) for name in ("models", "checks") if (v := getattr(arguments, name))}
     options = ladder.Options(**given, images=arguments.images, seed=arguments.seed, full=arguments.full)
     paths = images.find_images(options.images) if options.images else None
@@ -133,7 +134,13 @@ def run_ladder(arguments) -> int:
     outcomes = []
     if not arguments.no_mutations and not given:
         print("\nPorts broken on purpose, each to be caught where it was broken:", flush=True)
-        outcomes = mutations.run(paths=paths, report=_print_outcome, jobs=processes, official=samples.get("official"))
+        outcomes = mutations.run(
+            paths=paths,
+            report=_print_outcome,
+            jobs=processes,
+            official=samples.get("official"),
+            plan=options.plan,
+        )
     (thumbnails,) = images.make_batches(paths, 8, (96, 96), [options.seed])
     seconds = time.perf_counter() - start
     page = report.write(rows, arguments.out, asdict(options), seconds, outcomes, thumbnails)

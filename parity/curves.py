@@ -51,16 +51,29 @@ class Runs:
     def __len__(self):
         return len(self.names)
 
+    @property
+    def epochs(self) -> int:
+        return self.values["val_auc"].shape[1]
+
     def cut(self, epochs: int) -> "Runs":
-        """The first epochs alone."""
-        return Runs(self.name, {m: v[:, :epochs] for m, v in self.values.items()}, self.names, self.batches, self.notes)
+        """The first epochs alone, and their batches."""
+        if epochs >= self.epochs:
+            return self
+        batches = None if self.batches is None else self.batches[:, : epochs * (self.batches.shape[1] // self.epochs)]
+        notes = [*self.notes, f"cut from {self.epochs} to {epochs} epochs, the other's length"]
+        return Runs(self.name, {m: v[:, :epochs] for m, v in self.values.items()}, self.names, batches, notes)
 
 
-def read_runs(folder, name: str | None = None) -> Runs:
+def read_runs(folder, name: str | None = None, only: int | None = None) -> Runs:
     """Reads the per-epoch curves below a folder: `*/curves.csv` of training runs, or any `*.csv` of published ones.
 
     A leading row of zeros is a placeholder and is dropped; equal runs count once, with a warning; runs are cut to the
     length of the shortest, because a maximum over more epochs is larger.
+
+    Args:
+        folder: of the curves.
+        name: of the set; the folder's if None.
+        only: take only runs of just so many epochs.
 
     Raises:
         ValueError: if there is no curve, or a file has other columns or values that are no numbers.
@@ -71,18 +84,22 @@ def read_runs(folder, name: str | None = None) -> Runs:
         raise ValueError(f"No curves below {folder}: neither */curves.csv nor *.csv")
     found, notes = {}, []
     for path in paths:
-        curve = _read_curve(path)
+        curve = read_curve(path)
         label = path.parent.name if path.name == "curves.csv" else path.stem
         zeros = [measure for measure in MEASURES if curve[measure][0] == 0]
         if len(zeros) == len(MEASURES):
             curve = {measure: values[1:] for measure, values in curve.items()}
             notes.append(f"{label}: a placeholder row of zeros dropped")
+        if only is not None and len(curve["epoch"]) != only:
+            continue
         twin = next((other for other, (known, _) in found.items() if _same(known, curve)), None)
         if twin is not None:
             notes.append(f"{label} is a copy of {twin}: dropped")
             warnings.warn(f"{path} holds the same numbers as {twin}; it counts once", stacklevel=2)
             continue
         found[label] = (curve, _read_batches(path))
+    if not found:
+        raise ValueError(f"No run below {folder} has {only} epochs")
     lengths = {label: len(curve["epoch"]) for label, (curve, _) in found.items()}
     epochs = min(lengths.values())
     if epochs == 0:
@@ -97,7 +114,7 @@ def read_runs(folder, name: str | None = None) -> Runs:
     return Runs(name or folder.name, values, list(found), losses, notes)
 
 
-def _read_curve(path: Path) -> dict[str, np.ndarray]:
+def read_curve(path: Path) -> dict[str, np.ndarray]:
     with open(path, newline="") as file:
         header, *rows = [row for row in csv.reader(file) if row]
     names = [_NAMES.get(name, name) for name in header]
@@ -250,13 +267,14 @@ def permutation_test(reference: np.ndarray, candidate: np.ndarray, seed: int = 0
         seed: of the draw.
     """
     pooled = np.concatenate([reference, candidate])
+    pooled = pooled - pooled.mean(0)  # labels do not know of a constant, but rounding does
     total, first = len(pooled), len(reference)
 
     def statistic(chosen):
         rest = pooled.sum(0) - pooled[chosen].sum(0)
         return np.square(pooled[chosen].sum(0) / first - rest / (total - first)).mean()
 
-    observed = statistic(np.arange(first)) * (1 - 1e-12)  # equal splits must count as equal
+    observed = statistic(np.arange(first)) * (1 - 1e-9)  # equal splits must count as equal
     if math.comb(total, first) <= EXACT:
         values = [statistic(list(chosen)) for chosen in itertools.combinations(range(total), first)]
         return float(np.mean(np.array(values) >= observed))
@@ -303,6 +321,10 @@ class CurveReport:
             "measure": self.measure,
             "p_curve": self.p_curve,
             "differences": [asdict(difference) for difference in self.differences],
+            "bands": {
+                side.name: {m: {k: v.tolist() for k, v in bands(values).items()} for m, values in side.values.items()}
+                for side in (self.reference, self.candidate)
+            },
             "equivalent": self.equivalent,
         }
 
@@ -336,7 +358,7 @@ def compare_runs(reference: Runs, candidate: Runs, *, measure="val_auc", margins
     if measure not in MEASURES:
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}. Received: {measure!r}")
     margins = MARGINS | (margins or {})
-    epochs = min(runs.values[measure].shape[1] for runs in (reference, candidate))
+    epochs = min(reference.epochs, candidate.epochs)
     reference, candidate = reference.cut(epochs), candidate.cut(epochs)
     early = None
     if reference.batches is not None and candidate.batches is not None:

@@ -20,8 +20,9 @@ def export(model: torch.nn.Module, path, low_res: int = 224, high_res: int | Non
     """Writes a model as a torch.export program (.pt2) that takes a batch of any size.
 
     The program takes `low_res` (batch, 3, low, low), float32 pixels 0-255, and for a model with a detail branch
-    `high_res` (batch, 3, high, high), uint8, and `windows`, int64 (filters, 2): what the model would draw. It returns
-    probabilities (batch,). Load it with `torch.export.load(path).module()`.
+    `high_res` (batch, 3, high, high), uint8, and `windows`, int64 (filters, 2), or (batch, filters, 2) with
+    window_sharing="image": what the model would draw. It returns probabilities (batch,). Load it with
+    `torch.export.load(path).module()`.
 
     Args:
         model: from `create_model`, with one class.
@@ -29,18 +30,21 @@ def export(model: torch.nn.Module, path, low_res: int = 224, high_res: int | Non
         low_res, high_res: sides in pixels that the model was made for.
 
     Raises:
-        ValueError: for another suffix, or if `high_res` does not go with the model.
+        ValueError: for another suffix, several classes, or if `high_res` does not go with the model.
     """
     from torch_ref.layers import StochasticConv2d
 
     path = Path(path)
     if path.suffix != ".pt2":
         raise ValueError(f"The file must end with .pt2. Received: {path}")
+    if model.predictions.out_features != 1:
+        raise ValueError(f"Only models with one logit are exported. Received: {model.predictions.out_features} classes")
+    path.parent.mkdir(parents=True, exist_ok=True)
     stochastic = [module for module in model.modules() if isinstance(module, StochasticConv2d)]
     if bool(stochastic) != (high_res is not None):
         need = "needs high_res" if stochastic else "takes no high_res"
         raise ValueError(f"This model {need}. Received: high_res={high_res}")
-    training = model.training
+    training = {module: module.training for module in model.modules()}
     # Slices would be cut at the positions of the example; gathered windows are data.
     before = [module.implementation for module in stochastic]
     for module in stochastic:
@@ -54,10 +58,14 @@ def export(model: torch.nn.Module, path, low_res: int = 224, high_res: int | Non
             "windows": torch.zeros(stochastic[0].filters, 2, dtype=torch.int64),
         }
         shapes |= {"high_res": {0: batch}, "windows": None}
+        if stochastic[0].window_sharing == "image":
+            inputs["windows"] = inputs["windows"].repeat(2, 1, 1)
+            shapes["windows"] = {0: batch}
     try:
         program = torch.export.export(_Probability(model).eval(), (), inputs, dynamic_shapes=shapes)
     finally:
-        model.train(training)
+        for module, before_export in training.items():
+            module.training = before_export
         for module, implementation in zip(stochastic, before, strict=True):
             module.implementation = implementation
     partial = path.with_name(f".{os.getpid()}.partial-{path.name}")

@@ -52,6 +52,30 @@ class Recipe:
     window_sharing: str = "batch"
     mixed_precision: str | None = None
 
+    def __post_init__(self):
+        whole = {"epochs": 1, "batch_size": 1, "passes": 1, "hold_epochs": 0}
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if name in whole:
+                good = isinstance(value, int) and number and value >= whole[name]
+            elif name in ("low_res", "high_res"):
+                good = value is None or (isinstance(value, int) and number and value >= 32)
+            elif name == "window_sharing":
+                good = value in ("batch", "image")
+            elif name == "mixed_precision":
+                good = value in (None, "bfloat16", "float16")
+            elif isinstance(field.default, bool):
+                good = isinstance(value, bool)
+            elif name in ("learning_rate", "epsilon"):
+                good = number and value > 0
+            elif name == "decay":
+                good = number and 0 < value <= 1
+            else:  # rates and averages
+                good = number and 0 <= value < 1
+            if not good:
+                raise ValueError(f"{name} is of a wrong type or out of range. Received: {name}={value!r}")
+
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
         return self.learning_rate * self.decay ** max(0, epoch + 1 - self.hold_epochs)
@@ -185,6 +209,9 @@ def fit(
     if unknown:
         raise ValueError(f"Unknown options: {', '.join(unknown)}. A recipe has: {', '.join(known)}")
     recipe = Recipe(**recipe)
+    for name, value, least in (("runs", runs, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}. Received: {value!r}")
     world, rank, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
     device = torch.device(device or (f"cuda:{local}" if torch.cuda.is_available() else "cpu"))
     began = world > 1 and not torch.distributed.is_initialized()
@@ -225,6 +252,10 @@ def _run(name, data, path, recipe, seed, device, num_workers, world, rank) -> di
         rank=rank, world=world, **common,
     )  # fmt: skip
     validation = make_loader(data, "validation", recipe.batch_size, augment=recipe.augment_validation, **common)
+    for side, loader in (("train", train), ("validation", validation)):
+        found = set(loader.dataset.targets.tolist())
+        if found != {0.0, 1.0}:
+            raise ValueError(f"Split {side!r} must have images of both targets, 0 and 1. Received: {sorted(found)}")
     if len(train.batch_sampler) == 0:
         raise ValueError(f"{len(train.dataset)} training images fill no batch of {recipe.batch_size}")
     manifest = hashlib.sha256((Path(data) / "manifest.csv").read_bytes()).hexdigest()[:16]

@@ -4,6 +4,7 @@ Each epoch is a data set of its own, and can begin at any batch. So a run that w
 seen, and several workers see disjoint parts of the batches that one would have seen.
 """
 
+import contextlib
 import io
 import json
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Pipeline:
     Attributes:
         rows: DataFrame, the images in the order of the manifest.
         targets: float32 array of their targets.
+        files: their paths.
         steps: batches of an epoch.
 
     Raises:
@@ -110,10 +112,10 @@ class Pipeline:
                 f"{len(self.rows)} images of split {self.split!r} fill no batch of {self.batch_size}; "
                 "take smaller batches or remainder='keep'"
             )
-        self._files = [str(self._root / name) for name in self.rows["file"]]
+        self.files = [str(self._root / name) for name in self.rows["file"]]
         self._shards = self._find_shards() if self.source == "shards" else None
         if self.source == "files":
-            missing = [name for name in self._files if not Path(name).is_file()]
+            missing = [name for name in self.files if not Path(name).is_file()]
             if missing:
                 raise ValueError(f"{len(missing)} files of {_named(self.data)} are missing, first {missing[0]}")
         self._size = self._image_size()
@@ -165,7 +167,7 @@ class Pipeline:
             dataset = self._from_shards(number, start, matrices)
         else:
             positions, weights = self._positions(number, start)
-            files = np.array(self._files, object)[positions]
+            files = np.array(self.files, object)[positions]
             columns = (files.astype(str), self.targets[positions], matrices[positions], weights)
             dataset = tf.data.Dataset.from_tensor_slices(columns)
             dataset = dataset.map(self._read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -277,14 +279,14 @@ class Pipeline:
 
     @property
     def _jpeg(self) -> bool:
-        return not self._files[0].lower().endswith(".png")
+        return not self.files[0].lower().endswith(".png")
 
     def _image_size(self) -> int:
         """Side of the prepared images, from the first; all have the same."""
         from PIL import Image
 
         if self.source == "files":
-            first = Path(self._files[0]).read_bytes()
+            first = Path(self.files[0]).read_bytes()
         else:
             import tensorflow as tf
 
@@ -294,9 +296,34 @@ class Pipeline:
         with Image.open(io.BytesIO(first)) as image:
             if image.width != image.height:
                 raise ValueError(
-                    f"{self._files[0]} is no square: {image.width}x{image.height}; prepare the images first"
+                    f"{self.files[0]} is no square: {image.width}x{image.height}; prepare the images first"
                 )
             return image.width
+
+
+@contextlib.contextmanager
+def damage_named(files):
+    """Around the use of batches: an image that can not be decoded is named, which TensorFlow does not do.
+
+    Args:
+        files: that the batches are made of.
+
+    Raises:
+        ValueError: instead of TensorFlow's InvalidArgumentError, if one of the files is damaged.
+    """
+    import tensorflow as tf
+
+    from keras_stoch.data.prepare import Dropped, open_image
+
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        for file in files:
+            try:
+                open_image(file)
+            except Dropped as reason:
+                raise ValueError(f"{file} is damaged ({reason}); prepare it again") from error
+        raise
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:

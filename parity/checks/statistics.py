@@ -9,7 +9,7 @@ def check(reference, candidate, seed: int = 0) -> dict:
     """Compares two `study.Sample`s. Passed only if every statistic is shown to be equivalent.
 
     The value is the largest p of the tests for equivalence. The place is the first statistic that was found different,
-    or else the first that the runs do not decide.
+    or else the first that the runs do not decide, called so.
     """
     differences = compare_samples(reference, candidate, seed)
     failed = sorted((d for d in differences if not d.equivalent), key=lambda d: d.verdict != "different")
@@ -20,7 +20,7 @@ def check(reference, candidate, seed: int = 0) -> dict:
         "value": worst.p_equivalent,
         "tolerance": ALPHA,
         "worst": worst.statistic,
-        "first_divergence": failed[0].statistic if failed else None,
+        "first_divergence": _place(failed[0]) if failed else None,
         "message": "; ".join(
             f"{d.statistic} {d.verdict}: {d.difference:+.3f}, margin {d.margin:.3f}, p of no difference "
             f"{d.p_different:.3f}"
@@ -34,3 +34,7 @@ def check(reference, candidate, seed: int = 0) -> dict:
             "differences": [asdict(difference) for difference in differences],
         },
     }
+
+
+def _place(difference) -> str:
+    return difference.statistic + ("" if difference.verdict == "different" else ", undecided")

@@ -76,12 +76,108 @@ def test_export_of_a_model_file(tmp_path, capsys):
     assert str(tmp_path / "copy.keras") in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of one epoch and its data."""
+    import keras_stoch
+
+    folder = tmp_path_factory.mktemp("trained")
+    data = keras_stoch.write_lesions(folder / "lesions", 60, size=128)
+    options = ["--epochs", "1", "--batch-size", "16", "--low-res", "32", "--high-res", "128"]
+    assert main(["fit", "stem-b0", "--data", str(data), "--out", str(folder / "runs"), *options]) == 0
+    return folder / "runs" / "run-0", data
+
+
+def test_evaluate_writes_what_it_says(trained, tmp_path, capsys):
+    import json
+
+    import pandas as pd
+    from sklearn.metrics import roc_auc_score
+
+    run, data = map(str, trained)
+    assert main(["evaluate", run, data, "--passes", "2", "--out", str(tmp_path / "found")]) == 0
+    assert "ROC AUC" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "found" / "predictions.csv")
+    found = json.loads((tmp_path / "found" / "evaluation.json").read_text())
+    assert len(table) == found["images"] == 12
+    assert found["passes"] == 2
+    # Ranked by the logit of the mean probability, which has the order of that, as long as it is not rounded to 0 or 1.
+    if table["probability"].between(1e-6, 1 - 1e-6).all():
+        assert found["auc"] == pytest.approx(roc_auc_score(table["target"], table["probability"]))
+    assert found["interval"][0] <= found["auc"] <= found["interval"][1]
+    assert (table["spread"] >= 0).all()
+    roc = pd.read_csv(tmp_path / "found" / "roc.csv")
+    for specificity, sensitivity in found["sensitivity"].items():
+        allowed = roc[roc["false_positive_rate"] <= 1 - float(specificity) + 1e-9]
+        assert sensitivity == allowed["true_positive_rate"].max()
+    with Image.open(tmp_path / "found" / "roc.png") as figure:
+        assert figure.width > 300
+
+
+def test_predict_takes_every_photograph_and_tells_the_broken(trained, tmp_path, capsys):
+    import io
+
+    import pandas as pd
+
+    for patient in ("a", "b"):
+        (tmp_path / "photographs" / patient).mkdir(parents=True)
+        Image.new("RGB", (80, 60), "tan").save(tmp_path / "photographs" / patient / "img_1.png")
+    (tmp_path / "photographs" / "b" / "broken.jpg").write_bytes(b"no picture")
+    assert main(["predict", str(trained[0]), str(tmp_path / "photographs")]) == 0
+    told = capsys.readouterr()
+    table = pd.read_csv(io.StringIO(told.out))
+    assert [name.split("photographs/")[1] for name in table["file"]] == ["a/img_1.png", "b/broken.jpg", "b/img_1.png"]
+    assert table["probability"].notna().tolist() == [True, False, True]
+    assert "1 of 3 images could not be read" in told.err
+    assert main(["predict", str(trained[0]), str(tmp_path / "photographs" / "b" / "broken.jpg")]) == 2
+    assert main(["predict", str(trained[0]), str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "is a folder; name a file to write" in capsys.readouterr().err
+    assert main(["predict", str(trained[0]), str(tmp_path), "--out", str(tmp_path / "new" / "x.csv")]) == 0
+    assert len(pd.read_csv(tmp_path / "new" / "x.csv")) == 3
+
+
+def test_a_damaged_prepared_image_is_named(trained, tmp_path, capsys):
+    import shutil
+
+    import pandas as pd
+
+    run, data = trained
+    shutil.copytree(data, tmp_path / "lesions")
+    last = tmp_path / "lesions" / pd.read_csv(data / "manifest.csv").query("split == 'validation'")["file"].iloc[-1]
+    last.write_bytes(last.read_bytes()[:400])
+    assert main(["evaluate", str(run), str(tmp_path / "lesions")]) == 2
+    assert f"error: {last} is damaged (unreadable: " in capsys.readouterr().err
+    options = ["--epochs", "1", "--batch-size", "16", "--low-res", "32", "--high-res", "128"]
+    arguments = ["fit", "stem-b0", "--data", str(tmp_path / "lesions"), "--out", str(tmp_path / "runs"), *options]
+    assert main(arguments) == 2
+    assert f"error: {last} is damaged" in capsys.readouterr().err
+
+
+def test_exit_codes(trained, tmp_path, capsys, monkeypatch):
+    import keras_stoch
+
+    options = ["--epochs", "1", "--batch-size", "16", "--low-res", "32", "--high-res", "128"]
+    arguments = ["fit", "stem-b0", "--data", str(trained[1]), "--out", str(tmp_path / "runs"), *options]
+    assert main([*arguments, "--learning-rate", "1e30"]) == 3
+    assert "stopped: The " in capsys.readouterr().err
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras_stoch, "fit", interrupted)
+    monkeypatch.setattr(keras_stoch, "evaluate", interrupted)
+    assert main(arguments) == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on where this one stopped\n"
+    assert main(["evaluate", *map(str, trained)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_every_subcommand_has_help(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert "Exit codes: 0 done, 1 training diverged, 2 a wrong argument" in " ".join(text.split())
+    assert "Exit codes: 0 done, 2 a wrong argument or bad input, 3 training diverged, 130" in " ".join(text.split())
     commands = (
         "prepare",
         "audit",

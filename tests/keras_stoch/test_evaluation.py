@@ -44,3 +44,53 @@ def test_bootstrap_draws_groups_whole(rng):
     """With one group of both classes, every resample is the sample itself."""
     targets, scores = np.array([0, 1, 0, 1]), np.array([0.1, 0.2, 0.3, 0.4])
     assert set(bootstrap_auc(targets, scores, np.zeros(4), 10)) == {0.75}
+
+
+def test_arguments_out_of_range(tmp_path):
+    for options, message in (
+        ({"specificities": (80,)}, "specificities must lie between 0 and 1"),
+        ({"bootstraps": 0}, "bootstraps must be an integer of at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            keras_stoch.evaluate(object(), tmp_path, **options)
+
+
+def test_sensitivity_with_many_ties_and_a_dataframe(monkeypatch, tmp_path):
+    """Ten scores, each of one benign and one malignant image: at 80% specificity two of ten are found, by hand."""
+    data = keras_stoch.write_lesions(tmp_path / "lesions", 20, size=64)
+    manifest = pd.read_csv(data / "manifest.csv").assign(split="validation")
+    scores = np.repeat(np.arange(10.0), 2)
+    monkeypatch.setattr(evaluation, "input_sizes", lambda model: (32, None))
+    monkeypatch.setattr(evaluation, "draw_logits", lambda *_: scores[:, None])
+    found = keras_stoch.evaluate(object(), manifest, root=data, bootstraps=5)
+    assert found.sensitivity[0.8] == pytest.approx(0.2)
+
+
+def test_averaging_runs_the_global_branch_once():
+    """Counted, where every call is one: eagerly."""
+    model = keras_stoch.create_model("split-b0", low_res=32, high_res=128)
+    averaged = evaluation.AveragedPasses(model)
+    calls = {"global_branch": 0, "detail_branch": 0}
+    for name in calls:
+        branch = getattr(averaged, name)
+
+        def counted(*args, _name=name, _branch=branch, **kwargs):
+            calls[_name] += 1
+            return _branch(*args, **kwargs)
+
+        setattr(averaged, name, counted)
+    images = {"low_res": np.zeros((1, 32, 32, 3)), "high_res": np.zeros((1, 128, 128, 3), np.uint8)}
+    assert averaged(images, 3).shape == (3, 1, 1)
+    assert calls == {"global_branch": 1, "detail_branch": 3}
+
+
+def test_a_model_that_gives_probabilities_is_refused():
+    model = keras_stoch.create_model("b0", low_res=32, activation="sigmoid")
+    images = np.zeros((1, 32, 32, 3))
+    for refused in (
+        lambda: evaluation.draw_logits(model, [images]),
+        lambda: keras_stoch.predict(model, images),
+    ):
+        with pytest.raises(ValueError, match="must put out logits, but 'predictions' ends with a sigmoid"):
+            refused()
+    assert keras_stoch.predict(model, images, activation=None).shape == (1, 1)

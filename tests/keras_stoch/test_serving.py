@@ -1,5 +1,6 @@
 """Exports against the model they were made from, loaded where neither Keras nor this package is."""
 
+import functools
 import importlib.util
 import io
 import json
@@ -153,8 +154,10 @@ def test_what_is_no_image_fails_alone(served):
     good = encode(picture(40, 40))
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[images\] \[1\] \[is no photograph"):
         served["serve_bytes"](images=tf.constant([good, b"<html>"]))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="is no photograph"):
-        served["serve_bytes"](images=tf.constant([b""]))
+    # A BMP is refused: TensorFlow reads the indices of its palette as grey.
+    for bad in (b"", encode(picture(40, 40), "BMP"), encode(picture(40, 40), "GIF")):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="is no photograph"):
+            served["serve_bytes"](images=tf.constant([bad]))
     with pytest.raises(tf.errors.InvalidArgumentError):
         served["serve_bytes"](images=tf.constant([encode(picture(400, 400), "JPEG")[:300]]))
     assert np.isfinite(served["serve_bytes"](images=tf.constant([good]))["probability"].numpy()).all()
@@ -167,7 +170,8 @@ KINDS = {
     "large in one direction, not cropped": (picture(3000, 3200, 3), "JPEG", {"quality": 95}),
     "grey": (picture(400, 300, 4, 1), "PNG", {}),
     "transparent": (np.dstack([picture(300, 300, 5), picture(300, 300, 6)[..., 0]]), "PNG", {}),
-    "bmp": (picture(300, 200), "BMP", {}),
+    "grey and transparent": (np.dstack([picture(300, 300, 5, 1), picture(300, 300, 6)[..., 0]]), "PNG", {}),
+    "very large, odd, transparent": (np.dstack([picture(3101, 3203, 2), picture(3101, 3203, 6)[..., 0]]), "PNG", {}),
 }
 
 
@@ -219,6 +223,114 @@ def test_model_without_detail_branch(tmp_path):
     ours = np.asarray(tf.sigmoid(model(np.float32(pixels))))[:, 0]
     found = served["serve"](low_res=tf.constant(pixels))["probability"].numpy()
     np.testing.assert_allclose(found, ours, rtol=0, atol=1e-6)
+
+
+@functools.cache
+def named(name, sharing="batch"):
+    """A model of the library's own, inputs for it (float32, as other runtimes take them), and its probabilities."""
+    rng = np.random.default_rng(1)
+    low = np.float32(np.stack([picture(32, 32, seed) for seed in range(3)]))
+    if name == "b0":
+        model = shake(keras_stoch.create_model(name, low_res=32))
+        return model, {"low_res": low}, np.asarray(tf.sigmoid(model(low)))[:, 0]
+    model = shake(keras_stoch.create_model(name, low_res=32, high_res=128, window_sharing=sharing))
+    high = np.float32(np.stack([picture(128, 128, seed) for seed in range(3)]))
+    shape = (3, 32, 2) if sharing == "image" else (32, 2)
+    windows = rng.integers(0, 128 - 33 + 1, shape, dtype=np.int32)
+    found = model({"low_res": low, "high_res": high}, windows=windows)
+    return model, {"low_res": low, "high_res": high, "windows": windows}, np.asarray(tf.sigmoid(found))[:, 0]
+
+
+# Each export of a whole model takes many seconds, so that the formats share the models out.
+@pytest.mark.slow
+def test_a_model_by_name_as_saved_model(tmp_path):
+    model, given, expected = named("stem-b0")
+    served = tf.saved_model.load(str(keras_stoch.export(model, tmp_path / "served"))).signatures
+    feed = {name: tf.constant(value if name == "windows" else np.uint8(value)) for name, value in given.items()}
+    np.testing.assert_allclose(served["serve_windows"](**feed)["probability"].numpy(), expected, rtol=0, atol=1e-5)
+    # Nothing in it asks for XLA, which servers on CPUs are built or started without.
+    assert b"_XlaMustCompile" not in (tmp_path / "served" / "saved_model.pb").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [("b0",), ("stem-b0", "image"), ("split-b0",)], ids="-".join)
+def test_models_by_name_as_onnx(case, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, onnx and tf2onnx")
+    model, given, expected = named(*case)
+    path = keras_stoch.export(model, tmp_path / "model.onnx", format="onnx")
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert {wanted.name for wanted in session.get_inputs()} == set(given)
+    (found,) = session.run(["probability"], given)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    normalization = model.get_layer("normalization")
+    assert not isinstance(normalization.mean, np.ndarray)  # the model is as it was
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
+def test_a_model_by_name_as_litert(tmp_path):
+    model, given, expected = named("stem-b0")
+    path = keras_stoch.export(model, tmp_path / "model.tflite", format="litert")
+    runner = tf.lite.Interpreter(str(path)).get_signature_runner()
+    feed = {name: value[:1] if name != "windows" or value.ndim == 3 else value for name, value in given.items()}
+    np.testing.assert_allclose(runner(**feed)["probability"], expected[:1], rtol=0, atol=1e-5)
+
+
+def test_photographs_get_the_probabilities_that_predict_gives(tmp_path, photographs):
+    """A whole chain of its own: TensorFlow's decoder, crop and resize against Pillow's."""
+    model = shake(keras_stoch.create_model("b0", low_res=64))
+    served = tf.saved_model.load(str(keras_stoch.export(model, tmp_path / "served"))).signatures
+    paths = photographs[:: max(1, len(photographs) // 5)]
+    found = served["serve_bytes"](images=tf.constant([path.read_bytes() for path in paths]))["probability"].numpy()
+    table = keras_stoch.predict_photographs(model, paths)
+    difference = np.abs(np.log(found / (1 - found)) - np.log(table["probability"] / (1 - table["probability"])))
+    assert (difference < 0.1 * max(1, np.ptp(np.log(found / (1 - found))))).all()
+
+
+def test_a_run_is_exported_by_its_folder(tmp_path):
+    data = keras_stoch.write_lesions(tmp_path / "lesions", 40, size=64)
+    keras_stoch.fit("b0", data, tmp_path / "runs", epochs=1, batch_size=16, low_res=32)
+    served = tf.saved_model.load(str(keras_stoch.export(tmp_path / "runs" / "run-0", tmp_path / "served"))).signatures
+    pixels = np.stack([picture(32, 32, seed) for seed in range(2)])
+    ours = np.asarray(tf.sigmoid(keras_stoch.load_run(tmp_path / "runs" / "run-0")(np.float32(pixels))))[:, 0]
+    np.testing.assert_allclose(served["serve"](low_res=tf.constant(pixels))["probability"], ours, rtol=0, atol=1e-6)
+
+
+def test_models_that_can_not_be_served_as_they_are(tmp_path):
+    probabilities = keras_stoch.create_model("b0", low_res=32, activation="sigmoid")
+    with pytest.raises(ValueError, match="must put out logits, but 'predictions' ends with a sigmoid"):
+        keras_stoch.export(probabilities, tmp_path / "x")
+    inputs = keras.Input((64, 64, 3))
+    stem = keras_stoch.StochasticConv2D(4, 3, output_size=15, strides=2)
+    inner = keras.Sequential([keras.Input((64, 64, 3)), stem, keras.layers.GlobalAveragePooling2D()])
+    nested = keras.Model(inputs, keras.layers.Dense(1)(inner(inputs)))
+    with pytest.raises(ValueError, match="its windows have no way in"):
+        keras_stoch.export(nested, tmp_path / "x")
+    wide = keras_stoch.create_model("b0", low_res=(32, 48))
+    with pytest.raises(ValueError, match=r"low_res must take square images.*\(None, 32, 48, 3\)"):
+        keras_stoch.export(wide, tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_ordinary_sequential_model_is_served(tmp_path):
+    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)])
+    served = tf.saved_model.load(str(keras_stoch.export(model, tmp_path / "served"))).signatures
+    assert served["serve_bytes"](images=tf.constant([encode(picture(40, 40))]))["probability"].shape == (1,)
+
+
+def test_what_is_there_is_replaced_or_left(model, tmp_path):
+    first = keras_stoch.create_model("b0", low_res=32)
+    path = keras_stoch.export(first, tmp_path / "served")
+    (path / "old").touch()
+    keras_stoch.export(first, path, overwrite=True)
+    assert not (path / "old").exists()
+    assert [found.name for found in tmp_path.iterdir()] == ["served"]
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(ValueError, match="is a link"):
+        keras_stoch.export(first, tmp_path / "link", overwrite=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file, and a SavedModel is a folder"):
+        keras_stoch.export(first, tmp_path / "file", overwrite=True)
 
 
 def test_keras_file(model, given, tmp_path):

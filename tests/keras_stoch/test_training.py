@@ -19,6 +19,7 @@ import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
 import keras_stoch
+from keras_stoch import runs
 from keras_stoch.recipe import Recipe
 from keras_stoch.training import Engine, TrainingDiverged, _is_chief, _strategy
 from tests.keras_stoch.small import RECIPE, build, injected, train_injected
@@ -207,15 +208,40 @@ def test_two_workers_agree_with_one_device(tmp_path):
     np.testing.assert_allclose(two, train_injected(tmp_path / "one", "one"), rtol=0, atol=1e-5)
 
 
-def test_replicas_draw_differently():
+@pytest.mark.parametrize("given", ["nothing", "windows", "drop_masks"])
+def test_replicas_draw_differently(given):
+    """Windows and drop masks, each by itself while the other is given."""
     strategy, _ = _strategy("mirrored")
     engine = Engine(build, Recipe(**RECIPE), strategy)
     data, _ = injected(1)
-    inputs, *_ = next(iter(data))
+    inputs, _, draws = next(iter(data))
     half = {name: value[:4] for name, value in inputs.items()}
-    same = tf.function(lambda: strategy.run(lambda: engine.model(half, training=True)))()
-    first, second = (value.numpy() for value in strategy.experimental_local_results(same))
-    assert np.abs(first - second).max() > 1e-3
+    draws = tf.nest.map_structure(lambda value: value[:4], {k: v for k, v in draws.items() if k == given})
+
+    def difference(**draws):
+        both = tf.function(lambda: strategy.run(lambda: engine.model(half, training=True, **draws)))()
+        first, second = (value.numpy() for value in strategy.experimental_local_results(both))
+        return np.abs(first - second).max()
+
+    assert difference(**draws) > 1e-3
+    everything = tf.nest.map_structure(lambda value: value[:4], next(iter(data))[2])
+    assert difference(**everything) == 0
+
+
+def test_drop_masks_of_replicas_drop_whole_images_at_the_rate():
+    from keras_stoch.layers import Dropout
+
+    strategy, _ = _strategy("mirrored")
+    with strategy.scope():
+        layer = Dropout(0.3, noise_shape=(None, 1, 1))
+        layer.build((None, 2, 2))
+    ones = tf.ones((4000, 2, 2))
+    both = tf.function(lambda: strategy.run(lambda: layer(ones, training=True)))()
+    for value in strategy.experimental_local_results(both):
+        kept = value.numpy()
+        assert (kept == kept[:, :1, :1]).all()
+        np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.7], rtol=1e-6)
+        assert abs((kept[:, 0, 0] > 0).mean() - 0.7) < 4 * np.sqrt(0.3 * 0.7 / 4000)
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
@@ -257,11 +283,100 @@ def test_a_run_that_a_callback_ended_has_ended(tmp_path):
 
     data, validation = injected()
     options = RECIPE | {"validation_data": validation}
-    (result,) = keras_stoch.fit(build, data, tmp_path, callbacks=[Stop()], **options)
+    (result,) = keras_stoch.fit(build, lambda epoch: data, tmp_path, callbacks=[Stop()], **options)
     assert result["epochs"] == 1
-    assert keras_stoch.fit(build, data, tmp_path, **options) == [result]
+    assert keras_stoch.fit(build, lambda epoch: data, tmp_path, **options) == [result]
     more = options | {"epochs": RECIPE["epochs"] + 1}  # asked for more, it goes on
-    assert keras_stoch.fit(build, data, tmp_path, **more)[0]["epochs"] == RECIPE["epochs"] + 1
+    assert keras_stoch.fit(build, lambda epoch: data, tmp_path, **more)[0]["epochs"] == RECIPE["epochs"] + 1
+
+
+def test_killed_between_the_last_two_files_it_still_has_its_row(tmp_path, monkeypatch):
+    data, validation = injected()
+    options = RECIPE | {"validation_data": validation}
+    real = runs.write_atomically
+
+    def killed(path, content):
+        if path.name == "result.json":
+            raise KeyboardInterrupt
+        return real(path, content)
+
+    monkeypatch.setattr(runs, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        keras_stoch.fit(build, data, tmp_path, **options)
+    monkeypatch.setattr(runs, "write_atomically", real)
+    with pytest.warns(UserWarning, match="a function of the epoch that gives a Dataset is exact"):
+        keras_stoch.fit(build, data, tmp_path, **options)
+    assert [row["run"] for row in rows(tmp_path / "results.csv")] == ["run-0"]
+
+
+def test_an_extension_that_was_killed_at_once_goes_on(tmp_path, monkeypatch):
+    data, validation = injected()
+    options = RECIPE | {"validation_data": validation, "epochs": 1}
+    keras_stoch.fit(build, lambda epoch: data, tmp_path, **options)
+
+    def killed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "environment", killed)
+    with pytest.raises(KeyboardInterrupt):
+        keras_stoch.fit(build, lambda epoch: data, tmp_path, **options | {"epochs": 2})
+    monkeypatch.undo()
+    (result,) = keras_stoch.fit(build, lambda epoch: data, tmp_path, **options | {"epochs": 2})
+    assert result["epochs"] == 2
+
+
+def test_a_dataset_of_the_epoch_is_resumed_exactly(tmp_path):
+    """Shuffled by the number of the epoch, and cut off in the second."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.count = getattr(self, "count", 0) + 1
+            if self.count == 9:
+                raise InterruptedError
+
+    whole, validation = injected()
+    options = RECIPE | {"epochs": 3, "validation_data": validation, "checkpoint_seconds": 0.0}
+
+    def data(epoch):
+        return whole.unbatch().shuffle(48, seed=epoch).batch(8)
+
+    keras_stoch.fit(build, data, tmp_path / "whole", **options)
+    with pytest.raises(InterruptedError):
+        keras_stoch.fit(build, data, tmp_path / "cut", callbacks=[Stop()], **options)
+    keras_stoch.fit(build, data, tmp_path / "cut", **options)
+    assert_same_run(tmp_path / "whole" / "run-0", tmp_path / "cut" / "run-0")
+
+
+def test_callbacks_of_keras(tmp_path):
+    """Also those that look for the model's optimiser; the rate they set is the one that is used and told."""
+    data, validation = injected()
+    halve = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2 if epoch == 1 else rate)
+    callbacks = [
+        *(halve, keras.callbacks.TensorBoard(tmp_path / "board"), keras.callbacks.CSVLogger(tmp_path / "log.csv")),
+        keras.callbacks.ModelCheckpoint(tmp_path / "model.keras", monitor="val_loss"),
+    ]
+    options = RECIPE | {"validation_data": validation, "epochs": 4, "hold_epochs": 2}
+    keras_stoch.fit(build, data, tmp_path / "out", callbacks=callbacks, **options)
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "out" / "run-0" / "curves.csv")]
+    np.testing.assert_allclose(rates, [1e-3, 0.5e-3, 0.45e-3, 0.405e-3], rtol=1e-6)
+    assert len(rows(tmp_path / "log.csv")) == 4
+    assert (tmp_path / "model.keras").exists()
+
+    plateau = keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.1, patience=1, min_delta=1e9)
+    keras_stoch.fit(build, data, tmp_path / "flat", callbacks=[plateau], **options | {"hold_epochs": 9})
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "flat" / "run-0" / "curves.csv")]
+    np.testing.assert_allclose(rates, [1e-3, 1e-3, 1e-4, 1e-5], rtol=1e-5)
+
+
+def test_batch_norm_of_a_nested_model_is_synchronised():
+    def nested():
+        inner = keras.Sequential([keras.Input((8,)), keras.layers.BatchNormalization()], name="inner")
+        inputs = keras.Input((8,))
+        return keras.Model(inputs, keras.layers.Dense(1)(inner(inputs)))
+
+    strategy, _ = _strategy("mirrored")
+    engine = Engine(nested, Recipe(**RECIPE), strategy)
+    assert engine.model.get_layer("inner").layers[0].synchronized
 
 
 def test_who_writes():
@@ -285,6 +400,10 @@ def one_class(lesions, tmp_path):
 
 def with_nan(lesions, tmp_path):
     return tf.data.Dataset.from_tensor_slices((np.full((8, 32, 32, 3), np.nan), np.ones(8))).batch(4)
+
+
+def wrong_in_the_second_batch(lesions, tmp_path):
+    return tf.data.Dataset.from_tensor_slices((np.ones((8, 32, 32, 3)), [0.0, 1, 0, 1, 0, 1, 0, 7])).batch(4)
 
 
 def malignant_only(lesions, tmp_path):
@@ -338,10 +457,12 @@ def test_what_is_refused_before_anything_is_written(lesions, tmp_path, model, da
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (with_nan, "no numbers .* in its first batch"),
+        (with_nan, "Inputs must be numbers. Received: NaN or infinite in batch 0 of data"),
         (targets_of_two, "Targets must be 0 or 1. .*2.0"),
-        (malignant_only, "validation_data has targets \\[1\\] only; a ROC AUC needs both"),
+        (wrong_in_the_second_batch, "Targets must be 0 or 1. Received: .*7.0.* in batch 1 of data"),
+        (malignant_only, "data has targets \\[1\\] only; both classes are needed"),
         (endless, "data never ends"),
+        (lambda *_: lambda epoch: 3, "data is a Dataset, so validation_data must be one"),
     ],
 )
 def test_bad_datasets(lesions, tmp_path, data, message):

@@ -1,6 +1,7 @@
 """Curve statistics against scipy, simulation and hand counts; and what they must never say."""
 
 import os
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,39 @@ def test_permutation_p_is_uniform_where_nothing_differs(rng):
     assert abs(np.mean(np.array(p) <= 0.05) - 0.05) < 0.04
     sampled = permutation_test(rng.normal(size=(15, 4)), rng.normal(size=(15, 4)))  # too many ways: drawn
     assert 0 < sampled <= 1
+
+
+def test_permutation_with_ties_counts_exactly(rng):
+    """AUCs near 1 are multiples of one over the number of pairs: many ways to share the runs out give equal means."""
+    for _ in range(20):
+        first, second = (1 - rng.integers(0, 12, 5) / 6400 for _ in range(2))
+        pooled = [round((1 - value) * 6400) for value in (*first, *second)]
+        sums = [abs(2 * sum(pooled[i] for i in chosen) - sum(pooled)) for chosen in combinations(range(10), 5)]
+        exact = np.mean(np.array(sums) >= sums[0])  # in whole numbers
+        assert permutation_test(first[:, None], second[:, None]) == pytest.approx(exact, abs=1e-12)
+
+
+def test_sets_of_unequal_lengths_are_compared_over_the_same_batches(tmp_path, rng):
+    """One process, ten epochs and twenty: the mean loss of all batches would differ, for it falls."""
+    folders = []
+    for name, epochs in (("short", 10), ("long", 20)):
+        folders.append(tmp_path / name)
+        for run in range(8):
+            folder = folders[-1] / f"run-{run}"
+            folder.mkdir(parents=True)
+            losses = np.exp(-np.arange(epochs) / 5)[:, None] + rng.normal(0, 0.01, (epochs, 4))
+            rows = [f"{e},{losses[e].mean()},0.5,0.8,{0.8 + rng.normal(0, 0.001)},0.001,1" for e in range(epochs)]
+            header = "epoch,train_loss,val_loss,train_auc,val_auc,learning_rate,seconds"
+            (folder / "curves.csv").write_text("\n".join([header, *rows]) + "\n")
+            batches = [f"{e},{b},{losses[e, b]}" for e in range(epochs) for b in range(4)]
+            (folder / "batches.csv").write_text("\n".join(["epoch,batch,loss", *batches]) + "\n")
+    report = compare_runs(*map(read_runs, folders))
+    (loss,) = (d for d in report.differences if d.statistic == "batch_loss")
+    assert loss.verdict == "equivalent"
+    assert "cut from 20 to 10 epochs" in str(report)
+    band = report.to_dict()["bands"]["long"]["train_loss"]
+    np.testing.assert_allclose(band["mean"], report.candidate.values["train_loss"].mean(0))
+    assert (np.array(band["min"]) < band["max"]).all()
 
 
 def test_equivalence_is_two_welch_tests(rng):
@@ -174,4 +208,8 @@ def test_the_published_curves():
         assert reproduced == (name not in ("stem-b0", "skip-b0"))
     verdicts = {row["claim"]: row["verdict"] for row in claims.test_claims(sets)}
     assert verdicts["the split model consistently outperforms B0 in validation (5.1.4)"] == "holds"
+    lengths = claims.by_length(folder, "stem-b0")
+    assert {epochs: len(runs) for epochs, runs in lengths.items()} == {50: 3, 60: 2}
+    assert round(lengths[60].values["val_auc"].max(), 4) == claims.TABLE["stem-b0"]
+    assert not claims.by_length(folder, "b0")
     assert verdicts["averaging 3 passes lifts the split model (5.1.5)"] == "not shown"

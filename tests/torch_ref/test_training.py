@@ -130,6 +130,27 @@ def test_bad_input_is_refused(lesions, tmp_path):
         fit("b0", tmp_path, tmp_path / "x", low_res=32)
     with pytest.raises(ValueError, match="48 training images fill no batch of 100"):
         fit("b0", lesions, tmp_path / "x", low_res=32)
+    for options, message in (
+        ({"epochs": 0}, "epochs is of a wrong type or out of range. Received: epochs=0"),
+        ({"passes": 0}, "passes=0"),
+        ({"augment": "no"}, "augment='no'"),
+        ({"mixed_precision": "mixed_bfloat16"}, "mixed_precision='mixed_bfloat16'"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"runs": 0}, "runs must be an integer of at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit("b0", lesions, tmp_path / "x", **options)
+    import shutil
+
+    import pandas as pd
+
+    manifest = pd.read_csv(lesions / "manifest.csv")
+    for wrong, found in ((manifest.assign(target=1), r"\[1.0\]"), (manifest.assign(target=2), r"\[2.0\]")):
+        shutil.copytree(lesions, tmp_path / "data")
+        wrong.to_csv(tmp_path / "data" / "manifest.csv")
+        with pytest.raises(ValueError, match=f"'train' must have images of both targets, 0 and 1. Received: {found}"):
+            fit("b0", tmp_path / "data", tmp_path / "x", low_res=32)
+        shutil.rmtree(tmp_path / "data")
     assert not (tmp_path / "x").exists()
 
 
@@ -150,13 +171,26 @@ def test_autocast(lesions, tmp_path):
     assert np.isfinite(result["final_val_loss"])
 
 
+# `torch_ref.training`'s own program, which also tells what weights each process ends with.
+PROGRAM = """
+import os, sys
+from torch_ref import training
+nets, make_optimizer = [], training.make_optimizer
+training.make_optimizer = lambda net, recipe: (nets.append(net), make_optimizer(net, recipe))[1]
+training.main()
+with open(os.path.join(sys.argv[3], "rank" + os.environ["RANK"]), "w") as file:
+    file.write(" ".join(repr(float(w.double().sum())) for w in nets[0].parameters()))
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_under_torchrun(lesions, tmp_path):
     import subprocess
     import sys
 
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    command += ["torch_ref.training", "b0", str(lesions), str(tmp_path), "--no-augment"]
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(tmp_path / "program.py"), "b0", str(lesions), str(tmp_path), "--no-augment"]
     for name, value in OPTIONS.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -164,3 +198,7 @@ def test_two_processes_under_torchrun(lesions, tmp_path):
     losses = np.loadtxt(tmp_path / "run-0" / "batches.csv", delimiter=",", skiprows=1)[:, 2]
     assert losses.shape == (6,)
     assert np.isfinite(losses).all()
+    # Each saw other images and drew other masks: equal weights come of exchanged gradients alone.
+    first, second = ((tmp_path / f"rank{rank}").read_text() for rank in (0, 1))
+    assert len(first.split()) == 213
+    assert first == second
