@@ -38,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments=None) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notices about its build are not the user's
     options = make_parser().parse_args(arguments)
     try:
         return options.run(options) or 0
