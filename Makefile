@@ -12,7 +12,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 help:
 	@echo "make parity [IMAGES=folder]  compare official Keras, keras_stoch and torch_ref; report in $(OUT)"
 	@echo "make parity-full             the same, training at the paper's size; for a GPU"
-	@echo "make experiment              the paper's comparison of models on generated lesions; half an hour"
+	@echo "make experiment              the paper's comparison of models on generated lesions; about an hour"
 	@echo "make docs                    build the documentation into build/site"
 	@echo "make test                    run the tests"
 	@echo "make lint | format           check | fix the style"

@@ -27,5 +27,6 @@ class Lesions:
         try:
             answer = self.signatures["serve_averaged"](images=tf.constant([image.read_bytes()]), n=tf.constant(n))
         except tf.errors.InvalidArgumentError as error:
-            raise InvalidArgument(error.message.splitlines()[0]) from error  # 400, and the next request is answered
+            # 400, and the next request is answered.
+            raise InvalidArgument("The image is no JPEG or PNG, or damaged; n must be at least 1") from error
         return {name: float(value[0]) for name, value in answer.items()}

@@ -16,7 +16,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is trained on what; the defaults take two cores about half an hour.
+    """What is trained on what; the defaults take two cores about about an hour.
 
     Attributes:
         models: names.

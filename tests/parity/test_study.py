@@ -88,6 +88,27 @@ def test_a_run_begins_anew_in_the_same_compiled_model():
         np.testing.assert_array_equal(array, fresh[name])
 
 
+@pytest.mark.parametrize("package", ["official", "keras_stoch"])
+def test_a_run_begins_with_weights_like_those_of_a_new_model(package):
+    """Constants equal; random tensors of the same mean and spread, but other values for another seed."""
+    runs = study._KerasRuns(package, SMALL)
+    new = runs._build(3).get_weights()
+    runs.begin(4)
+    found = runs.engine.model.get_weights()
+    runs.begin(6)
+    other = runs.engine.model.get_weights()
+    random = 0
+    for a, b, c in zip(new, found, other, strict=True):
+        if a.size == 1 or a.std() == 0:
+            np.testing.assert_array_equal(a, b)
+            continue
+        random += 1
+        assert not np.array_equal(b, c)
+        assert abs(b.std() / a.std() - 1) < 6 / np.sqrt(a.size)
+        assert abs(b.mean() - a.mean()) < 8 * a.std() / np.sqrt(a.size)
+    assert random == 82  # convolutions, depthwise and not, those of squeeze-and-excite, and the dense layer
+
+
 def test_torchs_initialisers_give_another_start():
     """The early loss of random weights: the official initialiser of the last layer makes it tens of times larger."""
     (images, targets), _ = make_task(SMALL)
