@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -29,7 +31,7 @@ def run(calls: list[tuple[Callable, tuple]], jobs: int = 1) -> Iterator[tuple[in
             yield number, function(*arguments)
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    pool = ProcessPoolExecutor(min(jobs, len(calls)), get_context("spawn"), _prepare, (threads,))
+    pool = ProcessPoolExecutor(min(jobs, len(calls)), get_context("spawn"), _prepare, (threads, os.getpid()))
     try:
         futures = {pool.submit(function, *arguments): number for number, (function, arguments) in enumerate(calls)}
         for future in as_completed(futures):
@@ -43,9 +45,17 @@ def run(calls: list[tuple[Callable, tuple]], jobs: int = 1) -> Iterator[tuple[in
     pool.shutdown()
 
 
-def _prepare(threads: int):
+def _end_with(parent: int):
+    """Ends this process soon after its parent, if that was killed and could not end it."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _prepare(threads: int, parent: int):
     """In a new process: its share of the cores, no chatter, and the terminal's Ctrl-C left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     import parity
     from parity.__main__ import import_tensorflow_quietly
 

@@ -1,5 +1,10 @@
+import contextlib
 import json
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +134,38 @@ def test_backends_rung(small, tmp_path):
     names = [name for name, *_ in rows[0]["details"]["errors"]]
     assert "block3b_add" in names
     assert "predictions (training)" in names
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_a_killed_run_leaves_no_processes(tmp_path):
+    """kill -9 gives the parent no chance to end the processes it shares the work with."""
+    command = [sys.executable, "-m", "parity", "run", "--models", "b0", "--checks", "forward", "lockstep"]
+    run = subprocess.Popen([*command, "--out", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def alive(pid):
+        stat = Path(f"/proc/{pid}/stat")
+        try:
+            return stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+
+    def children(of):
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == of and b"spawn_main" in (
+                    stat.with_name("cmdline").read_bytes()
+                ):
+                    found.append(int(stat.parent.name))
+        return found
+
+    deadline = time.monotonic() + 120
+    while len(workers := children(run.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert len(workers) == 2
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 60
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(map(alive, workers))
