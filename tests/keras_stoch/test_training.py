@@ -119,18 +119,24 @@ def test_killed_ten_times_it_ends_as_if_never_killed(lesions, finished, tmp_path
     rng, kills, damaged = random.Random(0), 0, False
     run = tmp_path / "killed" / "run-0"
 
+    def checkpoints():
+        return sorted((run / "checkpoints").glob("*.npz"))
+
     while kills < 12:
         process = program(lesions, tmp_path / "killed")
         while process.poll() is None and not (tmp_path / f"killed-began-{process.pid}").exists():
             time.sleep(0.002)
         # A step takes some 20 milliseconds, so this is anywhere in the next steps and what is written between them.
         time.sleep(rng.uniform(0, 0.05))
+        # On a busy machine not one step may have been taken in that time; there must be two checkpoints to damage one.
+        while kills >= 8 and not damaged and process.poll() is None and len(checkpoints()) < 2:
+            time.sleep(0.002)
         if process.poll() is not None:
             break
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills += 1
-        newest = sorted((run / "checkpoints").glob("*.npz"))
+        newest = checkpoints()
         if len(newest) == 2 and not damaged:
             content = bytearray(newest[-1].read_bytes())
             content[len(content) // 2] ^= 1

@@ -132,7 +132,7 @@ def test_the_figure_shows_all_packages_and_the_fault(tmp_path):
     for n, name in enumerate(study.PACKAGES[1:], start=1):
         fields = statistics.check(sample("official", 0), sample(name, n))
         rows.append(Row("b0", "official", name, "statistics", "float32", size="64", **fields))
-        rows[-1].details["looks"] = range(9)
+        rows[-1].details["looks"] = list(range(9))
     verdict = statistics.check(sample("official", 0), sample(study.CONTROL, 4, shift=-3))
     fault = Outcome(MUTATIONS[-1], {"statistics": "early_loss"}, 1.0, 0.0, verdict["details"])
     page = report.write(rows, tmp_path, {}, 1.0, [fault])
