@@ -361,6 +361,7 @@ def _predict(options):
             raise ValueError(f"No such image or folder: {given}")
         # All of them, also where several have one name, as in the folders of two patients.
         inside = [p for p in sorted(given.rglob("*")) if p.suffix.lower() in SUFFIXES and p.name[0] != "."]
+        inside = [p for p in inside if p.is_file()]
         if given.is_dir() and not inside:
             raise ValueError(f"No images ({', '.join(SUFFIXES)}) below {given}")
         paths += inside if given.is_dir() else [given]

@@ -341,6 +341,8 @@ def _replacing(path: Path):
             os.replace(path, old)
         os.replace(partial, path)
     finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         for left in (partial, old):
             if left.is_dir():
                 shutil.rmtree(left)

@@ -197,8 +197,8 @@ class _KerasRuns:
         return exhibits.build(self.package, self.plan.model, self.plan.size, "float32").model
 
     def begin(self, seed):
-        """New weights in the compiled model, by its own layers' initialisers, which takes a fiftieth of the time of
-        building one; dropout's generators anew, and all of the optimiser's state back to its beginning."""
+        """New weights in the compiled model, by its own layers' initialisers, for building a model takes seconds; new
+        states of dropout's generators; all of the optimiser's state back to its beginning."""
         self.engine.restore(self.fresh)
         rng = np.random.default_rng(seed)
         for layer in self.engine.model.layers:
@@ -224,11 +224,15 @@ class _KerasRuns:
     def scores(self, pixels):
         import tensorflow as tf
 
-        found = []
-        for part in np.array_split(pixels, -(-len(pixels) // LOOK)):
-            scores, _, _ = self.engine.validation_step((tf.constant(part), tf.zeros(len(part))))
-            found.append(scores.numpy()[:, 0])
-        return np.concatenate(found)
+        def of(part):
+            return self.engine.validation_step((tf.constant(part), tf.zeros(len(part))))[0].numpy()[:, 0]
+
+        return _in_parts(of, pixels)
+
+
+def _in_parts(scores, pixels):
+    """Scores of all images, `LOOK` of them at a time, for those of the full plan do not fit into one batch."""
+    return np.concatenate([scores(part) for part in np.array_split(pixels, -(-len(pixels) // LOOK))])
 
 
 def _initial(layer, variable, seed):
@@ -293,10 +297,10 @@ class _TorchRuns:
     def scores(self, pixels):
         import torch
 
+        def of(part):
+            images = torch.from_numpy(part).to(self.device).permute(0, 3, 1, 2)
+            return self.model(low_res=images).cpu().numpy()[:, 0]
+
         self.model.eval()
-        found = []
         with torch.no_grad():
-            for part in np.array_split(pixels, -(-len(pixels) // LOOK)):
-                images = torch.from_numpy(part).to(self.device).permute(0, 3, 1, 2)
-                found.append(self.model(low_res=images).cpu().numpy()[:, 0])
-        return np.concatenate(found)
+            return _in_parts(of, pixels)

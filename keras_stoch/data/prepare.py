@@ -417,7 +417,8 @@ def _claim(out: Path, settings: Settings):
 
 def _is_beginning(path: Path) -> bool:
     """Whether a run that was killed in its first moments leaves such a thing."""
-    return path.name == ".lock" or path.suffix == ".partial" or (path.name == "images" and not any(path.iterdir()))
+    empty = path.is_dir() and not any(path.iterdir())
+    return path.name == ".lock" or path.suffix == ".partial" or (path.name == "images" and empty)
 
 
 class _Journal:

@@ -4,7 +4,7 @@ Skin, hairs, colour, size, shape, and everything else that a small image can car
 classes. What differs is the contrast of a pigment network of 3 to 4.5 pixels' wavelength, inside the lesion and along
 its border. An image that was reduced by 4 or more, antialiased, has no room for it: its shortest wavelength is 8
 pixels of the original. What the filters of real resizing let through is too weak for a simple classifier at strength 1
-(AUC within 0.05 of 0.5) and a trace at strength 3 (up to 0.53). So a network that sees the small image alone can only
+(AUC within 0.05 of 0.5) and a trace at strength 3 (below 0.6). So a network that sees the small image alone can only
 guess, and one that sees windows of the large one need not: the claim of the paper (section 3.1) in its purest form.
 """
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_stoch
+from keras_stoch import serving
 from keras_stoch.data.prepare import Settings, open_image, prepare_image
 from keras_stoch.serving import exif_orientation, prepare_bytes
 from tests.conftest import shake
@@ -331,6 +332,24 @@ def test_what_is_there_is_replaced_or_left(model, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file, and a SavedModel is a folder"):
         keras_stoch.export(first, tmp_path / "file", overwrite=True)
+
+
+def test_a_saved_model_that_can_not_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    model = keras_stoch.create_model("b0", low_res=32)
+    path = keras_stoch.export(model, tmp_path / "served")
+    (path / "old").touch()
+    real = serving.os.replace
+
+    def full(source, target):
+        if "partial" in str(source):
+            raise OSError(28, "No space left on device")
+        return real(source, target)
+
+    monkeypatch.setattr(serving.os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        keras_stoch.export(model, path, overwrite=True)
+    assert (path / "old").exists()
+    assert [found.name for found in tmp_path.iterdir()] == ["served"]
 
 
 def test_keras_file(model, given, tmp_path):

@@ -65,7 +65,7 @@ def test_at_the_strength_of_the_experiment_the_small_image_has_a_trace_at_most()
             jpeg.draft("RGB", (32, 32))
             small.append(features(jpeg.convert("RGB")))
     assert auc(large, targets) > 0.99
-    assert auc(small, targets) < 0.65
+    assert auc(small, targets) < 0.6
 
 
 def test_a_folder_that_was_killed_at_once_is_gone_on_with(tmp_path):
