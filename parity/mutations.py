@@ -486,7 +486,10 @@ def _(trainer):
     trainer.optimizer.step = decayed
 
 
+# Faults that only independent runs show, by the name of the package in `study` that has them.
+RUNS = {"torch's default initialisers": study.CONTROL, "a third of the targets wrong": study.MISLABELLED}
 MUTATIONS.append(Mutation("torch's default initialisers", "statistics", "early_loss"))
+MUTATIONS.append(Mutation("a third of the targets wrong", "statistics", "batch_loss"))
 
 
 class Track:
@@ -509,18 +512,19 @@ class Track:
         }
 
 
-def judge_initialisers(official: study.Sample | None = None, plan: study.Plan | None = None) -> dict[str, dict]:
-    """The verdict of the statistics rung on runs from torch's own initialisers.
+def judge_runs(name: str, official: study.Sample | None = None, plan: study.Plan | None = None) -> dict[str, dict]:
+    """The verdict of the statistics rung on runs with a fault.
 
     Args:
+        name: of the fault, one of `RUNS`.
         official: runs to compare with; trained here if None.
         plan: by which they were trained.
     """
     plan = plan or study.Plan()
     official = official or study.train_package("official", plan)
-    # What shows at the start needs few whole runs.
-    few = dataclasses.replace(plan, runs=2, early_runs=plan.runs + plan.early_runs - 2)
-    return {"statistics": statistics.check(official, study.train_package(study.CONTROL, few), plan.seed)}
+    if RUNS[name] == study.CONTROL:  # what shows at the start needs few whole runs
+        plan = dataclasses.replace(plan, runs=2, early_runs=plan.runs + plan.early_runs - 2)
+    return {"statistics": statistics.check(official, study.train_package(RUNS[name], plan), plan.seed)}
 
 
 class Court:
@@ -597,9 +601,11 @@ def run(
     chosen = list(names or known)
     # What shares a reference is judged together.
     groups = {}
-    for name in chosen:
+    for name in sorted(chosen, key=lambda name: name not in RUNS):  # these take longest
         m = known[name]
         kind = "lockstep" if m.trainer else m.rung if m.apply is None else m.model
+        if name in RUNS and official is not None:
+            kind = name  # each by itself, for what they share is there
         groups.setdefault(kind, []).append(name)
     live = report if jobs == 1 else None
     calls = [(_judge_group, (kind, names, paths, (official, plan), live)) for kind, names in groups.items()]
@@ -623,7 +629,8 @@ def _judge_group(kind, names, paths, runs, report) -> list[tuple]:
         elif item.optimizer is not None:
             verdicts = {"optimizer": optimizer.check(optimizer.SETTINGS[0], make_optimizer=item.optimizer)}
         elif item.apply is None:
-            verdicts = judge_initialisers(*runs)
+            runs = (runs[0] or study.train_package("official", runs[1] or study.Plan()), runs[1])
+            verdicts = judge_runs(name, *runs)
         else:
             court = court or Court(item.model, paths=paths)
             verdicts = court.judge(item.apply)

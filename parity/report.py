@@ -222,13 +222,13 @@ def _statistics_figure(curves: dict, looks, early: dict) -> str:
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     first, axes = figure.subplots(1, 2)
     colours = {name: f"C{number}" if name in curves else COLOURS["fault"] for number, name in enumerate(early)}
+    lines = dict(zip((name for name in early if name not in curves), ("--", ":", "-."), strict=False))
     for name, values in early.items():
         values = np.array(values)
         steps = np.arange(1, values.shape[1] + 1)
         first.fill_between(steps, *np.percentile(values, (25, 75), axis=0), color=colours[name], alpha=0.15, lw=0)
-        line = "-" if name in curves else "--"
         label = f"{name} ({len(values)} runs)"
-        first.plot(steps, np.median(values, axis=0), line, color=colours[name], lw=1.8, label=label)
+        first.plot(steps, np.median(values, axis=0), lines.get(name, "-"), color=colours[name], lw=1.8, label=label)
     first.set_yscale("log")
     first.set_xlabel("step", fontsize=8)
     first.set_title("loss of the first steps: median and quartiles", fontsize=9, loc="left")
@@ -339,8 +339,9 @@ def render(
                          "and drop masks, in float64. Rounding is all that drives them apart.</p>")  # fmt: skip
             parts.append(f"<figure>{training['lockstep']}</figure>")
         if "statistics" in training:
-            parts.append("<p>Independent runs, which share nothing but the images. Dashed, if planted faults were "
-                         "tried: torch's own initialisers, the early divergence that the paper saw.</p>")  # fmt: skip
+            parts.append("<p>Independent runs, which share nothing but the images. In red the planted "
+                         "faults, if they were tried; torch's own initialisers are the early divergence that the paper "
+                         "saw.</p>")  # fmt: skip
             parts.append(f"<figure>{training['statistics']}</figure>")
     if compared:
         parts.append(
