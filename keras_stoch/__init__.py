@@ -13,6 +13,7 @@ _EXPORTS = {
     "Pipeline": "data.pipeline",
     "Recipe": "recipe",
     "StochasticConv2D": "layers",
+    "TrainingDiverged": "recipe",
     "audit": "data.audit",
     "create_model": "models",
     "evaluate": "evaluation",

@@ -353,7 +353,8 @@ def _add_predict(commands):
 
 def _predict(options):
     import keras_stoch
-    from keras_stoch.data.prepare import SUFFIXES, write_atomically
+    from keras_stoch.data.photographs import SUFFIXES
+    from keras_stoch.data.prepare import write_atomically
 
     paths = []
     for given in map(Path, options.images):

@@ -234,7 +234,8 @@ def predict_photographs(model, paths, *, passes: int = 1, batch_size: int = 16) 
     """
     from PIL import Image
 
-    from keras_stoch.data.prepare import Dropped, Settings, no_warnings, open_image, prepare_image
+    from keras_stoch.data.photographs import Dropped, no_warnings, open_image
+    from keras_stoch.data.prepare import Settings, prepare_image
 
     model = _loaded(model)
     low_res, high_res = input_sizes(model)

@@ -178,6 +178,30 @@ class RunFolder:
         write_atomically(self.path / "result.json", json.dumps(result | {"asked": asked}, indent=1) + "\n")
 
 
+class Spectator(RunFolder):
+    """The run's folder for a worker that is not the chief: it reads what the chief wrote, and writes nothing.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.rows = []
+
+    def curves(self):
+        return self.rows or super().curves()  # the chief's, if this process came back after the last epoch
+
+    def add_epoch(self, row):
+        self.rows.append(row)
+
+    def cut(self, *_):
+        pass
+
+    save = add_batch = save_weights = finish = cut
+
+
 def environment() -> dict:
     """Versions, devices and machine."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}

@@ -1,7 +1,6 @@
 """`fit`: the paper's training, on one device, several, or several machines. Sections 4.1.7, 4.1.8 and 5.1.1.
 
-One engine for all: a step is a function that every replica runs on its share of the batch, divided by the size of the
-whole batch and summed. Keras's own `fit` does not run on several workers today.
+`sources` gives the batches, `engine` takes the steps, `runs` keeps what comes of them; here is what happens when.
 
 What a run has drawn and seen is a function of its seed alone: data order and augmentation follow from seed and epoch
 number, and the states of all random generators are part of a checkpoint. So a run that was killed goes on to the very
@@ -14,12 +13,14 @@ import hashlib
 import math
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from keras_stoch.engine import Engine
 from keras_stoch.recipe import Recipe, TrainingDiverged, is_int, make_recipe
+from keras_stoch.sources import make_source
 
 STRATEGIES = ("one", "mirrored", "multiworker")
 
@@ -88,7 +89,7 @@ def fit(
     from keras_stoch.data.pipeline import damage_named
 
     build, identity, sizes = _model(model, recipe, runs, strategy)
-    source = _source(data, validation_data, recipe, sizes, replicas)
+    source = make_source(data, validation_data, recipe, sizes, replicas)
     results = []
     for run in range(runs):
         config = {
@@ -213,262 +214,15 @@ def _model(model, recipe: Recipe, runs, strategy):
     return build, identity, lambda: input_sizes(example)
 
 
-@dataclass
-class _Source:
-    """Where batches come from.
-
-    Attributes:
-        identity: plain values that tell one source from another.
-        train, validation: functions of (strategy, seed, epoch, first batch) that give a distributed data set.
-        steps: batches of an epoch, None if unknown.
-        repeats: whether an epoch's batches are known to be the same when it is begun again.
-        files: that the batches are made of, if any.
-    """
-
-    identity: dict
-    train: object
-    validation: object
-    steps: int | None
-    repeats: bool
-    files: tuple[str, ...] = ()
-
-
-def _source(data, validation_data, recipe: Recipe, sizes, replicas) -> _Source:
-    import tensorflow as tf
-
-    if isinstance(data, tf.data.Dataset) or callable(data):
-        if not isinstance(validation_data, tf.data.Dataset):
-            raise ValueError(f"data is a Dataset, so validation_data must be one. Received: {validation_data!r}")
-        of_epoch = data if callable(data) else lambda epoch: data
-        if not isinstance(of_epoch(0), tf.data.Dataset):
-            raise ValueError(f"The function data must give a tf.data.Dataset. Received: {of_epoch(0)!r}")
-        steps = _check_dataset(of_epoch(0), "data", replicas)
-        _check_dataset(validation_data, "validation_data", replicas)
-
-        def own(of_epoch):
-            def make(strategy, seed, epoch, start):
-                dataset = of_epoch(epoch).skip(start)
-                return strategy.distribute_datasets_from_function(lambda context: _pieces(dataset, context))
-
-            return make
-
-        identity = {"kind": "dataset", "batches": steps}
-        return _Source(
-            *(identity, own(of_epoch), own(lambda epoch: validation_data), steps),
-            repeats=callable(data),
-        )
-    if validation_data is not None:
-        raise ValueError("validation_data goes with a Dataset; a prepared folder holds its own validation split")
-    from keras_stoch.data.audit import check_split
-    from keras_stoch.data.pipeline import Pipeline, read_manifest
-
-    low_res, high_res = sizes()
-    if data is None:
-        from keras_stoch.data.synthetic import default_lesions
-
-        data = default_lesions(size=high_res or 1024)
-    manifest, _ = read_manifest(data)
-    check_split(manifest["target"].to_numpy(), (manifest["split"] == "validation").to_numpy())
-    common = {"batch_size": recipe.batch_size, "low_res": low_res, "high_res": high_res}
-
-    def pipeline(split, context=None, seed=0, **options):
-        if context is not None:
-            local = context.num_replicas_in_sync // context.num_input_pipelines
-            options |= {"worker": context.input_pipeline_id, "workers": context.num_input_pipelines, "replicas": local}
-        return Pipeline(data, split, **common, seed=seed, **options)
-
-    training = {"augment": recipe.augment, "shuffle": True, "remainder": "drop"}
-    watching = {"augment": recipe.augment_validation, "remainder": "pad"}
-
-    def distribute(split, options):
-        def make(strategy, seed, epoch, start):
-            return strategy.distribute_datasets_from_function(
-                lambda context: pipeline(split, context, seed, **options).epoch(epoch, start)
-            )
-
-        return make
-
-    both = pipeline("train", **training), pipeline("validation", **watching)  # checked before anything is begun
-    identity = {
-        "kind": "prepared",
-        "images": len(manifest),
-        "manifest": hashlib.sha256(manifest[["file", "target", "split"]].to_csv().encode()).hexdigest()[:16],
-    }
-    train, validation = distribute("train", training), distribute("validation", watching)
-    files = (*both[0].files, *both[1].files)
-    return _Source(identity, train, validation, both[0].steps, repeats=True, files=files)
-
-
-def _pieces(dataset, context):
-    """Cuts every batch into one piece per replica, and keeps this worker's. So batches are the same for any number."""
-    import tensorflow as tf
-
-    replicas = context.num_replicas_in_sync
-    local = replicas // context.num_input_pipelines
-    if replicas == 1:
-        return dataset
-
-    def cut(*batch):
-        def pieces(x):
-            parts = tf.reshape(x, tf.concat([[replicas, -1], tf.shape(x)[1:]], 0))
-            parts = parts[context.input_pipeline_id * local : (context.input_pipeline_id + 1) * local]
-            return tf.ensure_shape(parts, (local, None, *x.shape[1:]))
-
-        return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(pieces, batch))
-
-    return dataset.flat_map(cut).prefetch(2 * local)
-
-
-def _check_dataset(dataset, name, replicas) -> int:
-    """Reads all batches once, refuses what would spoil training, and returns their number."""
-    import tensorflow as tf
-
-    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError(f"{name} never ends, but an epoch is one pass over it; take(n) of its batches")
-    seen, count = set(), 0
-    for batch in dataset:
-        where = f"in batch {count} of {name}"
-        if not isinstance(batch, tuple) or len(batch) not in (2, 3):
-            raise ValueError(f"{name} must give batches (inputs, targets). Received: {type(batch).__name__}")
-        for value in tf.nest.flatten(batch[0]):
-            if value.dtype.is_floating and not np.isfinite(value.numpy()).all():
-                raise ValueError(f"Inputs must be numbers. Received: NaN or infinite {where}")
-        targets = np.asarray(batch[1])
-        if not np.isin(targets, (0, 1)).all():
-            wrong = targets[~np.isin(targets, (0, 1))].ravel()[0]
-            raise ValueError(f"Targets must be 0 or 1. Received: {wrong!r} {where}")
-        if len(targets) % replicas:
-            raise ValueError(f"Batches must be divisible by the {replicas} replicas. Received: {len(targets)} {where}")
-        seen |= set(np.unique(targets).tolist())
-        count += 1
-    if not count:
-        raise ValueError(f"{name} is empty")
-    if len(seen) < 2:
-        raise ValueError(f"{name} has targets {sorted(map(int, seen))} only; both classes are needed")
-    return count
-
-
-class Engine:
-    """One training step and one validation step of a model under a strategy.
-
-    Args:
-        build: function that makes the model; called in the strategy's scope.
-        recipe: `Recipe`.
-        strategy: tf.distribute.Strategy.
-
-    Attributes:
-        model, optimizer: made in the strategy's scope.
-    """
-
-    def __init__(self, build, recipe: Recipe, strategy):
-        import keras
-        import tensorflow as tf
-
-        self.recipe, self.strategy = recipe, strategy
-        with strategy.scope():
-            self.model = build()
-            layers = list(self.model._flatten_layers())  # those of nested models too
-            if recipe.sync_batch_norm and strategy.num_replicas_in_sync > 1:
-                for layer in layers:
-                    if isinstance(layer, keras.layers.BatchNormalization):
-                        layer.synchronized = True
-            optimizer = keras.optimizers.RMSprop(
-                recipe.learning_rate, rho=recipe.rho, momentum=recipe.momentum, epsilon=recipe.epsilon
-            )
-            if any(layer.compute_dtype == "float16" for layer in layers):
-                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-            optimizer.build(self.model.trainable_variables)
-        self.optimizer = optimizer
-        # Weights, batch-norm statistics, the states of all random generators, and the optimiser's.
-        self.variables = [*self.model.variables, *optimizer.variables]
-        self.train_step = tf.function(self._train_step, jit_compile=recipe.jit_compile or None)
-        self.validation_step = tf.function(self._validation_step, jit_compile=recipe.jit_compile or None)
-
-    def _train_step(self, batch):
-        """(loss, logits, targets) of one global batch, after one step of the optimiser."""
-        import tensorflow as tf
-
-        def replica(inputs, targets, draws):
-            targets = tf.reshape(tf.cast(targets, tf.float32), (-1, 1))
-            with tf.GradientTape() as tape:
-                logits = self.model(inputs, training=True, **draws)
-                losses = tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(targets, logits.dtype), logits)
-                count = tf.shape(targets)[0] * self.strategy.num_replicas_in_sync
-                loss = tf.reduce_sum(losses) / tf.cast(count, losses.dtype)
-                extra = self.model.losses
-                if extra:
-                    loss += tf.add_n(extra) / self.strategy.num_replicas_in_sync
-                scaled = self.optimizer.scale_loss(loss)
-            variables = self.model.trainable_variables
-            self.optimizer.apply(tape.gradient(scaled, [v.value for v in variables]), variables)
-            return loss, logits, targets
-
-        draws = batch[2] if len(batch) == 3 else {}
-        loss, logits, targets = self.strategy.run(replica, (batch[0], batch[1], draws))
-        total = self.strategy.reduce("SUM", loss, axis=None)
-        return total, self.strategy.gather(logits, 0), self.strategy.gather(targets, 0)
-
-    def _validation_step(self, batch):
-        """(scores, targets, weights) of one global batch; scores are logits (of the mean probability)."""
-        import tensorflow as tf
-
-        from keras_stoch.evaluation import AveragedPasses
-
-        def replica(inputs, targets, weights):
-            if self.recipe.passes == 1:
-                logits = self.model(inputs, training=False)
-            else:
-                outputs = AveragedPasses(self.model)(inputs, self.recipe.passes)
-                # The logit of the mean probability, in a form that does not overflow.
-                outputs = tf.cast(outputs, tf.float32)
-                logits = tf.reduce_logsumexp(tf.math.log_sigmoid(outputs), 0)
-                logits -= tf.reduce_logsumexp(tf.math.log_sigmoid(-outputs), 0)
-            targets = tf.reshape(tf.cast(targets, tf.float32), (-1, 1))
-            return logits, targets, weights
-
-        weights = batch[2] if len(batch) == 3 else self.strategy.run(lambda t: tf.ones_like(t, tf.float32), (batch[1],))
-        found = self.strategy.run(replica, (batch[0], batch[1], weights))
-        return tuple(self.strategy.gather(value, 0) for value in found)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Everything that decides what comes next, by number."""
-        return {f"v{n:05d}": np.asarray(variable) for n, variable in enumerate(self.variables)}
-
-    def restore(self, arrays: dict[str, np.ndarray]):
-        """Puts back what `state` gave."""
-        with self.strategy.scope():
-            for n, variable in enumerate(self.variables):
-                array = arrays[f"v{n:05d}"]
-                if array.shape != tuple(variable.shape):
-                    raise ValueError(f"The checkpoint does not fit the model: {variable.path} has {array.shape} there")
-                variable.assign(array)
-
-    @property
-    def rate(self) -> float:
-        """The learning rate."""
-        return float(np.asarray(self.optimizer.learning_rate))
-
-    def set_rate(self, rate: float):
-        """Sets the learning rate."""
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        optimizer.learning_rate = rate
-
-    def begin_epoch(self, epoch: int):
-        """Sets the rate of an epoch. A factor that a callback put on that of the epoch before is kept."""
-        before = self.recipe.rate(epoch - 1)
-        factor = 1.0 if not epoch or np.float32(before) == np.float32(self.rate) else self.rate / before
-        self.set_rate(self.recipe.rate(epoch) * factor)
-
-
 def _train(build, source, path, config, recipe, seed, strategy, callbacks, progress, checkpoint_seconds) -> dict:
     """One run, from where it stands to its end."""
     import keras
     import tensorflow as tf
 
-    from keras_stoch.runs import RunFolder
+    from keras_stoch.runs import RunFolder, Spectator
 
     chief = _is_chief(strategy)
-    folder = RunFolder(path, config) if chief else _Spectator(path)
+    folder = RunFolder(path, config) if chief else Spectator(path)
     ended = folder.ended(recipe.epochs)
     if ended is not None:
         return ended
@@ -620,35 +374,3 @@ def _bar(steps, done, epoch, epochs, progress):
     title = f"epoch {epoch + 1}/{epochs}"
     with tqdm(total=steps, initial=done, desc=title, unit="batch", disable=not progress) as bar:
         yield bar
-
-
-class _Spectator:
-    """What a worker that is not the chief does with the run's folder: it reads checkpoints and writes nothing."""
-
-    def __init__(self, path):
-        self.path = Path(path)
-        self.rows = []
-
-    def ended(self, epochs):
-        from keras_stoch.runs import RunFolder
-
-        return RunFolder.ended(self, epochs)
-
-    def load(self):
-        from keras_stoch.runs import RunFolder
-
-        self.checkpoints = self.path / "checkpoints"
-        return RunFolder.load(self)
-
-    def curves(self):
-        from keras_stoch.runs import RunFolder
-
-        return self.rows or RunFolder.curves(self)  # of the chief, if this process came back after the last epoch
-
-    def add_epoch(self, row):
-        self.rows.append(row)
-
-    def cut(self, *_):
-        pass
-
-    save = add_batch = save_weights = finish = cut

@@ -120,7 +120,7 @@ def import_tensorflow_quietly() -> None:
 
 
 def run_ladder(arguments) -> int:
-    from parity import images, jobs, ladder, mutations, report
+    from parity import court, images, jobs, ladder, report
 
     # One GPU is not shared by two processes.
     processes = arguments.jobs or (1 if arguments.full else jobs.default_jobs())
@@ -134,7 +134,7 @@ def run_ladder(arguments) -> int:
     outcomes = []
     if not arguments.no_mutations and not given:
         print("\nPorts broken on purpose, each to be caught where it was broken:", flush=True)
-        outcomes = mutations.run(
+        outcomes = court.run(
             paths=paths,
             report=_print_outcome,
             jobs=processes,
@@ -156,14 +156,14 @@ def run_ladder(arguments) -> int:
 
 
 def run_mutations(arguments) -> int:
-    from parity import images, jobs, mutations
+    from parity import court, images, jobs
 
     paths = images.find_images(arguments.images) if arguments.images else None
-    outcomes = mutations.run(arguments.names, paths, _print_outcome, arguments.jobs or jobs.default_jobs())
+    outcomes = court.run(arguments.names, paths, _print_outcome, arguments.jobs or jobs.default_jobs())
     alarms = {}
     if arguments.seeds:
         print(f"\nCorrect ports with {arguments.seeds} different seeds:", flush=True)
-        alarms = mutations.false_alarms(
+        alarms = court.false_alarms(
             range(arguments.seeds),
             paths,
             lambda seed, failed: print(f"{'ok   passes' if not failed else f'FAIL {failed}'}  seed {seed}", flush=True),
@@ -174,7 +174,7 @@ def run_mutations(arguments) -> int:
 
 
 def _print_outcome(outcome) -> None:
-    from parity.mutations import margin
+    from parity.court import margin
 
     m = outcome.mutation
     verdict = "ok  " if outcome.caught else "MISS"

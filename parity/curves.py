@@ -115,6 +115,11 @@ def read_runs(folder, name: str | None = None, only: int | None = None) -> Runs:
 
 
 def read_curve(path: Path) -> dict[str, np.ndarray]:
+    """One per-epoch CSV file as columns: "epoch" and `MEASURES`, float64 (epochs,), placeholder rows included.
+
+    Raises:
+        ValueError: for missing columns, no rows, or cells that are no numbers.
+    """
     with open(path, newline="") as file:
         header, *rows = [row for row in csv.reader(file) if row]
     names = [_NAMES.get(name, name) for name in header]

@@ -4,7 +4,9 @@ import contextlib
 
 import numpy as np
 
-from parity.capture import KerasSubject, Subject, TorchSubject, block_names, pair
+from parity.capture import Subject, block_names, pair
+from parity.capture_keras import KerasSubject
+from parity.capture_torch import TorchSubject
 
 OFFICIAL = {"b0": "EfficientNetB0", "b4": "EfficientNetB4"}
 PACKAGES = ("official", "keras_stoch", "torch_ref")

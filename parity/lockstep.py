@@ -80,13 +80,13 @@ def make_course(
 
 
 class KerasTrainer:
-    """Trains with `keras_stoch.training.Engine` in float64, in the order of `keras_stoch.data.pipeline`."""
+    """Trains with `keras_stoch.engine.Engine` in float64, in the order of `keras_stoch.data.pipeline`."""
 
     def __init__(self, subject: Subject, course: Course):
         import tensorflow as tf
 
+        from keras_stoch.engine import Engine
         from keras_stoch.recipe import Recipe
-        from keras_stoch.training import Engine
 
         self.course = course
         self.recipe = Recipe(**course.recipe())

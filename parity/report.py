@@ -68,7 +68,7 @@ def write(rows: list[Row], folder, options: dict, seconds: float, outcomes=(), t
         folder: where to; made if need be.
         options: what was asked for, for the record.
         seconds: the whole run took.
-        outcomes: of `mutations.run`, if they were tried.
+        outcomes: of `court.run`, if they were tried.
         thumbnails: (n, height, width, 3) pictures of the images that were used, 0-255.
 
     Returns:

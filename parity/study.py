@@ -183,13 +183,13 @@ def _train_run(trainer, task, plan, seed, limit):
 
 
 class _KerasRuns:
-    """Runs of a Keras model through one compiled `keras_stoch.training.Engine`."""
+    """Runs of a Keras model through one compiled `keras_stoch.engine.Engine`."""
 
     def __init__(self, package, plan):
         import tensorflow as tf
 
+        from keras_stoch.engine import Engine
         from keras_stoch.recipe import Recipe
-        from keras_stoch.training import Engine
 
         self.package, self.plan, self.recipe = package, plan, Recipe(**plan.recipe())
         self.engine = Engine(lambda: self._build(0), self.recipe, tf.distribute.get_strategy())

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch_ref.data import make_loader
 
 CURVES = ("epoch", "train_loss", "val_loss", "train_auc", "val_auc", "learning_rate", "seconds")
+PRECISIONS = (None, "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -53,32 +54,39 @@ class Recipe:
     mixed_precision: str | None = None
 
     def __post_init__(self):
-        whole = {"epochs": 1, "batch_size": 1, "passes": 1, "hold_epochs": 0}
-        for field in fields(self):
-            name, value = field.name, getattr(self, field.name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if name in whole:
-                good = isinstance(value, int) and number and value >= whole[name]
-            elif name in ("low_res", "high_res"):
-                good = value is None or (isinstance(value, int) and number and value >= 32)
-            elif name == "window_sharing":
-                good = value in ("batch", "image")
-            elif name == "mixed_precision":
-                good = value in (None, "bfloat16", "float16")
-            elif isinstance(field.default, bool):
-                good = isinstance(value, bool)
-            elif name in ("learning_rate", "epsilon"):
-                good = number and value > 0
-            elif name == "decay":
-                good = number and 0 < value <= 1
-            else:  # rates and averages
-                good = number and 0 <= value < 1
-            if not good:
-                raise ValueError(f"{name} is of a wrong type or out of range. Received: {name}={value!r}")
+        for name in ("epochs", "batch_size", "passes"):
+            self._check(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "an integer of at least 1")
+        self._check("hold_epochs", _is_int(self.hold_epochs) and self.hold_epochs >= 0, "an integer of at least 0")
+        for name in ("learning_rate", "epsilon"):
+            value = getattr(self, name)
+            self._check(name, _is_number(value) and 0 < value < math.inf, "a positive number")
+        self._check("decay", _is_number(self.decay) and 0 < self.decay <= 1, "a number in (0, 1]")
+        for name in ("rho", "momentum", "dropout", "drop_connect"):
+            value = getattr(self, name)
+            self._check(name, _is_number(value) and 0 <= value < 1, "a number in [0, 1)")
+        for name in ("augment", "augment_validation"):
+            self._check(name, isinstance(getattr(self, name), bool), "True or False")
+        for name in ("low_res", "high_res"):
+            value = getattr(self, name)
+            self._check(name, value is None or (_is_int(value) and value >= 32), "None or an integer of at least 32")
+        self._check("window_sharing", self.window_sharing in ("batch", "image"), "'batch' or 'image'")
+        self._check("mixed_precision", self.mixed_precision in PRECISIONS, f"one of {PRECISIONS}")
+
+    def _check(self, name, good, expected):
+        if not good:
+            raise ValueError(f"{name} must be {expected}. Received: {name}={getattr(self, name)!r}")
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
         return self.learning_rate * self.decay ** max(0, epoch + 1 - self.hold_epochs)
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class RMSprop(torch.optim.Optimizer):
@@ -210,7 +218,7 @@ def fit(
         raise ValueError(f"Unknown options: {', '.join(unknown)}. A recipe has: {', '.join(known)}")
     recipe = Recipe(**recipe)
     for name, value, least in (("runs", runs, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if not _is_int(value) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}. Received: {value!r}")
     world, rank, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
     device = torch.device(device or (f"cuda:{local}" if torch.cuda.is_available() else "cpu"))

@@ -296,7 +296,43 @@ def _conflicting(merged, pairs) -> int:
 
 def _near(folder, merged, progress):
     """Near-duplicates among the photographs of a folder, as (image, image, bits), and how many were read."""
-    from keras_stoch.data.prepare import find_sources, hash_sources
+    from keras_stoch.data.photographs import find_sources
 
     names, hashes = hash_sources(find_sources(folder), progress)
     return [(names[a], names[b], int(bits)) for a, b, bits in near_duplicates(hashes)], len(names)
+
+
+def hash_sources(sources: dict[str, Path], progress=False) -> tuple[list[str], list[bytes]]:
+    """Perceptual hashes of photographs; unreadable ones are left out.
+
+    Args:
+        sources: from `photographs.find_sources`.
+
+    Returns:
+        Image ids and their hashes.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from PIL import Image
+
+    from keras_stoch.data.photographs import MAX_PIXELS, Dropped, no_warnings, to_rgb
+    from keras_stoch.data.prepare import _bar, _cores
+
+    def read(item):
+        name, path = item
+        try:
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    return None
+                image.draft("RGB", (256, 256))  # JPEGs are decoded at reduced scale
+                return name, image_hash(to_rgb(image))
+        except (Dropped, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return None
+
+    with no_warnings(), ThreadPoolExecutor(_cores()) as pool, _bar(len(sources), "hash", progress) as bar:
+        found = []
+        for result in pool.map(read, sources.items()):
+            bar.update()
+            if result:
+                found.append(result)
+    return [name for name, _ in found], [value for _, value in found]

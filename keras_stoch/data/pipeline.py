@@ -313,7 +313,7 @@ def damage_named(files):
     """
     import tensorflow as tf
 
-    from keras_stoch.data.prepare import Dropped, open_image
+    from keras_stoch.data.photographs import Dropped, open_image
 
     try:
         yield

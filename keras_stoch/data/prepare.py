@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import threading
-import warnings
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -25,12 +24,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from keras_stoch.data.photographs import UNREADABLE, Dropped, find_sources, no_warnings, open_image
+
 FORMATS = {"jpeg": ".jpg", "png": ".png"}
-MAX_PIXELS = 89_000_000  # ISIC's largest photographs have 36 million; more than this is refused as a bomb
-UNREADABLE = "unreadable"
 MANIFEST_COLUMNS = (
     *("image", "file", "target", "split", "group", "years", "conflict", "diagnosis", "patient_id", "lesion_id"),
     *("sex", "age", "site", "source", "source_width", "source_height", "cropped", "hash"),
@@ -74,10 +72,6 @@ class Settings:
             raise ValueError(f"crop_to ({self.crop_to}) must not exceed crop_over ({self.crop_over})")
 
 
-class Dropped(Exception):
-    """An image that is left out; the text says why."""
-
-
 def write_atomically(path, content: str | bytes) -> Path:
     """Writes a file whole or not at all."""
     path = Path(path)
@@ -91,87 +85,6 @@ def write_atomically(path, content: str | bytes) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
-
-
-def find_sources(folder, exclude=None) -> dict[str, Path]:
-    """The photographs below a folder by image id.
-
-    Of several files for one id, one that is not a "_downsampled" copy goes first, then the largest one.
-
-    Args:
-        folder: searched at any depth.
-        exclude: a folder whose files are passed over.
-
-    Raises:
-        ValueError: if there is no such folder, or no image below it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"No such folder of images: {folder}")
-    found, exclude = {}, None if exclude is None else Path(exclude).resolve()
-    for path in sorted(folder.rglob("*")):
-        # Hidden files are not photographs: macOS leaves "._ISIC_0000000.jpg" beside each real one.
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
-            continue
-        if exclude is not None and exclude in path.resolve().parents:
-            continue
-        name = path.stem.removesuffix("_downsampled")
-        rank = (path.stem == name, path.stat().st_size)
-        if name not in found or rank > found[name][0]:
-            found[name] = (rank, path)
-    if not found:
-        raise ValueError(f"No images ({', '.join(SUFFIXES)}) below {folder}")
-    return {name: path for name, (_, path) in sorted(found.items())}
-
-
-def open_image(path) -> Image.Image:
-    """Opens a photograph upright as 8-bit RGB, whatever it was.
-
-    EXIF orientation is applied, palettes, grey and CMYK are converted, transparency is laid over white, 16 bits a
-    channel become 8 by division by 257, unless no value is above 255: those are 8 bits in a wider file.
-
-    Raises:
-        Dropped: if it is no image, truncated, larger than `MAX_PIXELS`, or has values of unknown range.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Dropped(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS} are refused")
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except Dropped:
-        raise
-    except Image.DecompressionBombError:
-        raise Dropped(f"more than {MAX_PIXELS} pixels are refused") from None
-    except Exception as error:  # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, ...
-        raise Dropped(f"{UNREADABLE}: {error}") from None
-
-
-@contextlib.contextmanager
-def no_warnings():
-    """Silences Pillow, which warns of metadata that nobody reads here; bombs are refused by size in `open_image`.
-
-    To be entered by the thread that starts others, and not by each of them: the filters belong to all.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _to_rgb(image):
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):  # "I;16", "I;16B" and 32-bit containers of 16-bit values
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise Dropped(f"grey values {values.min()} to {values.max()} fit neither 8 nor 16 bits")
-        return Image.fromarray(np.uint8(np.rint(values / (257 if values.max() > 255 else 1)))).convert("RGB")
-    if image.mode == "F":
-        raise Dropped("floating-point pixels of unknown range")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
 
 
 def prepare_image(image: Image.Image, settings: Settings) -> tuple[Image.Image, bool]:
@@ -235,6 +148,7 @@ def prepare(
     """
     from keras_stoch.data.audit import group_images, near_duplicates, split_images
     from keras_stoch.data.labels import merge_labels, read_labels
+    from keras_stoch.data.shards import remove_shards, write_shards
 
     settings = settings or Settings()
     if isinstance(shards, bool) or not isinstance(shards, int) or shards < 0:
@@ -288,7 +202,7 @@ def prepare(
         _forget_others(out, set(journal.done) - set(manifest["image"]), suffix)
         # The manifest of an earlier, smaller run would not fit while shards are renewed.
         (out / "manifest.csv").unlink(missing_ok=True)
-        files = _write_shards(manifest, out, shards, settings) if shards else _no_shards(out)
+        files = write_shards(manifest, out, shards) if shards else remove_shards(out)
         record = {
             "settings": asdict(settings),
             "split": {"split": split, "validation": validation, "seed": seed},
@@ -348,37 +262,6 @@ def describe(record: dict) -> str:
     if record["warning"]:
         lines.append(f"warning: {record['warning']}")
     return "\n".join(lines)
-
-
-def hash_sources(sources: dict[str, Path], progress=False) -> tuple[list[str], list[bytes]]:
-    """Perceptual hashes of photographs; unreadable ones are left out.
-
-    Args:
-        sources: from `find_sources`.
-
-    Returns:
-        Image ids and their hashes.
-    """
-    from keras_stoch.data.audit import image_hash
-
-    def read(item):
-        name, path = item
-        try:
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    return None
-                image.draft("RGB", (256, 256))  # JPEGs are decoded at reduced scale
-                return name, image_hash(_to_rgb(image))
-        except (Dropped, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            return None
-
-    with no_warnings(), ThreadPoolExecutor(_cores()) as pool, _bar(len(sources), "hash", progress) as bar:
-        found = []
-        for result in pool.map(read, sources.items()):
-            bar.update()
-            if result:
-                found.append(result)
-    return [name for name, _ in found], [value for _, value in found]
 
 
 def _cores() -> int:
@@ -504,52 +387,6 @@ def _forget_others(out: Path, images: set[str], suffix: str):
     """Removes images of an earlier run that are no longer part of the set, so that folder and manifest agree."""
     for image in images:
         (out / "images" / (image + suffix)).unlink(missing_ok=True)
-
-
-def _no_shards(out: Path) -> list[str]:
-    for path in out.glob("shards/*.tfrecord"):
-        path.unlink()
-    return []
-
-
-def _write_shards(manifest, out: Path, shards: int, settings: Settings) -> list[str]:
-    """TFRecord files of the same encoded images, each in random order across shards.
-
-    Features: image (encoded bytes), name, target, index (the row of the manifest).
-    """
-    import tensorflow as tf
-
-    _no_shards(out)
-    (out / "shards").mkdir(exist_ok=True)
-    written = []
-    for split, rows in manifest.groupby("split"):
-        number = shards if split == "train" else max(1, round(shards * len(rows) / max(len(manifest) - len(rows), 1)))
-        number = min(number, len(rows))
-        order = np.random.default_rng(0).permutation(rows.index.to_numpy())
-        for part, indices in enumerate(np.array_split(order, number)):
-            path = out / "shards" / f"{split}-{part:05d}-of-{number:05d}.tfrecord"
-            partial = path.with_name(f".{path.name}.partial")
-            with tf.io.TFRecordWriter(str(partial)) as writer:
-                for index in indices:
-                    row = manifest.loc[index]
-                    feature = {
-                        "image": _bytes(tf, (out / row["file"]).read_bytes()),
-                        "name": _bytes(tf, row["image"].encode()),
-                        "target": _int(tf, row["target"]),
-                        "index": _int(tf, index),
-                    }
-                    writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
-            os.replace(partial, path)
-            written.append(f"shards/{path.name}")
-    return written
-
-
-def _bytes(tf, value):
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-
-def _int(tf, value):
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(value)]))
 
 
 def _versions() -> dict[str, str]:

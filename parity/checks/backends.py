@@ -73,7 +73,8 @@ def _both(evidence) -> dict[str, np.ndarray]:
 def main(folder: str) -> None:
     """In the other process: run the model, write its activations."""
     import keras_stoch
-    from parity.capture import KerasSubject, block_names
+    from parity.capture import block_names
+    from parity.capture_keras import KerasSubject
 
     folder = Path(folder)
     subject = KerasSubject(keras_stoch.load_model(folder / "model.keras"))

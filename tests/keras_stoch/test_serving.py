@@ -15,7 +15,8 @@ from PIL import Image
 
 import keras_stoch
 from keras_stoch import serving
-from keras_stoch.data.prepare import Settings, open_image, prepare_image
+from keras_stoch.data.photographs import open_image
+from keras_stoch.data.prepare import Settings, prepare_image
 from keras_stoch.serving import exif_orientation, prepare_bytes
 from tests.conftest import shake
 from tests.keras_stoch.small import build

@@ -20,8 +20,9 @@ from sklearn.metrics import roc_auc_score
 
 import keras_stoch
 from keras_stoch import runs
+from keras_stoch.engine import Engine
 from keras_stoch.recipe import Recipe
-from keras_stoch.training import Engine, TrainingDiverged, _is_chief, _strategy
+from keras_stoch.training import TrainingDiverged, _is_chief, _strategy
 from tests.keras_stoch.small import RECIPE, build, injected, train_injected
 
 ROOT = Path(__file__).parents[2]

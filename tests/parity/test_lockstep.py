@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from parity import exhibits, ladder, lockstep, mutations
+from parity import court, exhibits, ladder, lockstep, mutations
 from parity.checks import lockstep as check
 from parity.lockstep import Course, Track
 
 
 @pytest.fixture(scope="module")
 def track():
-    return mutations.Track()
+    return court.LockstepCourt()
 
 
 def test_an_unspoilt_trainer_agrees_to_rounding(track):
@@ -36,7 +36,7 @@ def test_losses_are_those_of_a_loop_written_out(track):
     import torch
 
     course = track.course
-    subject = exhibits.build("torch_ref", "b0", mutations.SIZE, "float64")
+    subject = exhibits.build("torch_ref", "b0", court.SIZE, "float64")
     subject.assign(track.arrays)
     model, velocity, losses = subject.model.train(), {}, []
     for step in range(7):

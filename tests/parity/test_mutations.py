@@ -2,7 +2,7 @@
 
 import pytest
 
-from parity import mutations
+from parity import court, mutations
 from parity.checks import RUNGS, optimizer
 
 
@@ -21,7 +21,7 @@ def test_every_fault_is_caught_where_it_was_planted(mutation, courts):
         assert not verdict["passed"]
         return
     if mutation.model not in courts:
-        courts[mutation.model] = mutations.Court(mutation.model)
+        courts[mutation.model] = court.Court(mutation.model)
     verdicts = courts[mutation.model].judge(mutation.apply)
     failed = {rung: v["first_divergence"] for rung, v in verdicts.items() if not v["passed"]}
     assert next(iter(failed.items()), None) == (mutation.rung, mutation.layer), failed
@@ -36,11 +36,11 @@ def test_there_are_enough_and_every_rung_has_one():
 
 @pytest.mark.slow
 def test_twenty_correct_ports_raise_no_alarm():
-    alarms = mutations.false_alarms(range(20))
+    alarms = court.false_alarms(range(20))
     assert len(alarms) == 20
     assert not any(alarms.values()), alarms
 
 
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="Unknown mutation: no such"):
-        mutations.run(["no such"])
+        court.run(["no such"])

@@ -126,7 +126,8 @@ def test_torchs_initialisers_give_another_start():
 def test_the_figure_shows_all_packages_and_the_fault(tmp_path):
     from parity import report
     from parity.compare import Row
-    from parity.mutations import MUTATIONS, Outcome
+    from parity.court import Outcome
+    from parity.mutations import MUTATIONS
 
     rows = []
     for n, name in enumerate(study.PACKAGES[1:], start=1):

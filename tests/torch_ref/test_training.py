@@ -131,7 +131,7 @@ def test_bad_input_is_refused(lesions, tmp_path):
     with pytest.raises(ValueError, match="48 training images fill no batch of 100"):
         fit("b0", lesions, tmp_path / "x", low_res=32)
     for options, message in (
-        ({"epochs": 0}, "epochs is of a wrong type or out of range. Received: epochs=0"),
+        ({"epochs": 0}, "epochs must be an integer of at least 1. Received: epochs=0"),
         ({"passes": 0}, "passes=0"),
         ({"augment": "no"}, "augment='no'"),
         ({"mixed_precision": "mixed_bfloat16"}, "mixed_precision='mixed_bfloat16'"),

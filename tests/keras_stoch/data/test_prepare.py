@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from keras_stoch.data.prepare import Dropped, Settings, describe, find_sources, open_image, prepare, prepare_image
+from keras_stoch.data.photographs import Dropped, find_sources, open_image
+from keras_stoch.data.prepare import Settings, describe, prepare, prepare_image
 
 SMALL = Settings(size=32, min_side=40, crop_over=100, crop_to=80, format="png")
 

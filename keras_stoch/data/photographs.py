@@ -1,0 +1,102 @@
+"""Photographs as they come: finding them in a folder, and opening whatever they are as upright 8-bit RGB."""
+
+import contextlib
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 89_000_000  # ISIC's largest photographs have 36 million; more than this is refused as a bomb
+UNREADABLE = "unreadable"
+
+
+class Dropped(Exception):
+    """An image that is left out; the text says why."""
+
+
+def find_sources(folder, exclude=None) -> dict[str, Path]:
+    """The photographs below a folder by image id.
+
+    Of several files for one id, one that is not a "_downsampled" copy goes first, then the largest one.
+
+    Args:
+        folder: searched at any depth.
+        exclude: a folder whose files are passed over.
+
+    Raises:
+        ValueError: if there is no such folder, or no image below it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"No such folder of images: {folder}")
+    found, exclude = {}, None if exclude is None else Path(exclude).resolve()
+    for path in sorted(folder.rglob("*")):
+        # Hidden files are not photographs: macOS leaves "._ISIC_0000000.jpg" beside each real one.
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
+            continue
+        if exclude is not None and exclude in path.resolve().parents:
+            continue
+        name = path.stem.removesuffix("_downsampled")
+        rank = (path.stem == name, path.stat().st_size)
+        if name not in found or rank > found[name][0]:
+            found[name] = (rank, path)
+    if not found:
+        raise ValueError(f"No images ({', '.join(SUFFIXES)}) below {folder}")
+    return {name: path for name, (_, path) in sorted(found.items())}
+
+
+def open_image(path) -> Image.Image:
+    """Opens a photograph upright as 8-bit RGB, whatever it was.
+
+    EXIF orientation is applied, palettes, grey and CMYK are converted, transparency is laid over white, 16 bits a
+    channel become 8 by division by 257, unless no value is above 255: those are 8 bits in a wider file.
+
+    Raises:
+        Dropped: if it is no image, truncated, larger than `MAX_PIXELS`, or has values of unknown range.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Dropped(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS} are refused")
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except Dropped:
+        raise
+    except Image.DecompressionBombError:
+        raise Dropped(f"more than {MAX_PIXELS} pixels are refused") from None
+    except Exception as error:  # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, ...
+        raise Dropped(f"{UNREADABLE}: {error}") from None
+
+
+@contextlib.contextmanager
+def no_warnings():
+    """Silences Pillow, which warns of metadata that nobody reads here; bombs are refused by size in `open_image`.
+
+    To be entered by the thread that starts others, and not by each of them: the filters belong to all.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of an image of any mode.
+
+    Raises:
+        Dropped: for values of unknown range.
+    """
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # "I;16", "I;16B" and 32-bit containers of 16-bit values
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise Dropped(f"grey values {values.min()} to {values.max()} fit neither 8 nor 16 bits")
+        return Image.fromarray(np.uint8(np.rint(values / (257 if values.max() > 255 else 1)))).convert("RGB")
+    if image.mode == "F":
+        raise Dropped("floating-point pixels of unknown range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
