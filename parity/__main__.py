@@ -130,15 +130,18 @@ def run_ladder(arguments) -> int:
     start = time.perf_counter()
     terminal = report.Terminal(lambda line: print(line, flush=True))
     samples = {}
-    rows = ladder.run(options, terminal.row, processes, samples)
+    mutate = not arguments.no_mutations and not given
+    # Runs with a fault are trained along with those without, so that no core waits for another.
+    further = court.faulty_runs(options.plan) if mutate else ()
+    rows = ladder.run(options, terminal.row, processes, samples, further)
     outcomes = []
-    if not arguments.no_mutations and not given:
+    if mutate:
         print("\nPorts broken on purpose, each to be caught where it was broken:", flush=True)
         outcomes = court.run(
             paths=paths,
             report=_print_outcome,
             jobs=processes,
-            official=samples.get("official"),
+            samples=samples,
             plan=options.plan,
         )
     (thumbnails,) = images.make_batches(paths, 8, (96, 96), [options.seed])

@@ -165,7 +165,8 @@ class TorchSubject(Subject):
                 rest = [a for a in args if not isinstance(a, torch.Tensor)]
 
                 def replay(new):
-                    self.model.train(training)
+                    if self.model.training != training:  # it walks through every module
+                        self.model.train(training)
                     with torch.no_grad():
                         out = module(*[self._tensor(x, kind) for x in new], *rest, **kwargs)
                     return naming.channels_last(kind, out.numpy())

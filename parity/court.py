@@ -46,7 +46,7 @@ class LockstepCourt:
 
     def __init__(self, paths=None, seed: int = 0):
         ours = exhibits.build("keras_stoch", "b0", SIZE, "float64")
-        self.course = lockstep.make_course(ours, paths, SIZE, seed=seed, epochs=3)
+        self.course = lockstep.make_course(ours, paths, SIZE, seed=seed, epochs=2)
         first, _ = self.course.take(range(self.course.batch_size))
         self.arrays = exhibits.randomise(ours, first, seed)
         self.reference = lockstep.follow(ours, self.arrays, self.course, masks=True)
@@ -61,19 +61,28 @@ class LockstepCourt:
         }
 
 
-def judge_runs(name: str, official: study.Sample | None = None, plan: study.Plan | None = None) -> dict[str, dict]:
+def faulty_runs(plan: study.Plan) -> list[tuple[str, study.Plan]]:
+    """What `study.train_package` takes to train the faults that runs show."""
+    return [
+        (package, dataclasses.replace(plan, runs=runs, early_runs=early_runs))
+        for package, runs, early_runs in RUNS.values()
+    ]
+
+
+def judge_runs(name: str, samples: dict[str, study.Sample], plan: study.Plan) -> dict[str, dict]:
     """The verdict of the statistics rung on runs with a fault.
 
     Args:
         name: of the fault, one of `RUNS`.
-        official: runs to compare with; trained here if None.
-        plan: by which they were trained.
+        samples: by name, of the official model and of the fault. What is missing is trained, and added.
+        plan: of the official model's.
     """
-    plan = plan or study.Plan()
-    official = official or study.train_package("official", plan)
-    if RUNS[name] == study.CONTROL:  # what shows at the start needs few whole runs
-        plan = dataclasses.replace(plan, runs=2, early_runs=plan.runs + plan.early_runs - 2)
-    return {"statistics": statistics.check(official, study.train_package(RUNS[name], plan), plan.seed)}
+    fault = dict(faulty_runs(plan))
+    package = RUNS[name][0]
+    for trained, by in (("official", plan), (package, fault[package])):
+        if trained not in samples:
+            samples[trained] = study.train_package(trained, by)
+    return {"statistics": statistics.check(samples["official"], samples[package], plan.seed)}
 
 
 class Court:
@@ -125,7 +134,7 @@ def run(
     paths=None,
     report: Callable[[Outcome], None] = lambda outcome: None,
     jobs: int = 1,
-    official=None,
+    samples=None,
     plan=None,
 ) -> list[Outcome]:
     """Tries every mutation (or those named).
@@ -135,8 +144,8 @@ def run(
         paths: photographs.
         report: is called with every outcome.
         jobs: processes.
-        official: runs of the official model for the statistics, a `study.Sample`; trained if None and needed.
-        plan: the `study.Plan` of those runs.
+        samples: see `judge_runs`.
+        plan: the `study.Plan` of these.
 
     Raises:
         ValueError: for an unknown name.
@@ -150,14 +159,13 @@ def run(
     chosen = list(names or known)
     # What shares a reference is judged together.
     groups = {}
-    for name in sorted(chosen, key=lambda name: name not in RUNS):  # these take longest
+    for name in chosen:
         m = known[name]
-        kind = "lockstep" if m.trainer else m.rung if m.apply is None else m.model
-        if name in RUNS and official is not None:
-            kind = name  # each by itself, for what they share is there
-        groups.setdefault(kind, []).append(name)
+        groups.setdefault("lockstep" if m.trainer else m.rung if m.apply is None else m.model, []).append(name)
     live = report if jobs == 1 else None
-    calls = [(_judge_group, (kind, names, paths, (official, plan), live)) for kind, names in groups.items()]
+    order = sorted(groups, key=lambda kind: kind not in ("statistics", "lockstep"))  # these take longest
+    given = samples or {}, plan or study.Plan()
+    calls = [(_judge_group, (groups[kind], paths, *given, live)) for kind in order]
     found = {}
     for _, outcomes in processes.run(calls, jobs):
         for name, *told in outcomes:
@@ -167,7 +175,7 @@ def run(
     return [found[name] for name in chosen]
 
 
-def _judge_group(kind, names, paths, runs, report) -> list[tuple]:
+def _judge_group(names, paths, samples, plan, report) -> list[tuple]:
     """(name and the fields of `Outcome` after the first) of mutations of one kind; plain values, for they travel."""
     known, court, found = {m.name: m for m in MUTATIONS}, None, []
     for name in names:
@@ -178,8 +186,7 @@ def _judge_group(kind, names, paths, runs, report) -> list[tuple]:
         elif item.optimizer is not None:
             verdicts = {"optimizer": optimizer.check(optimizer.SETTINGS[0], make_optimizer=item.optimizer)}
         elif item.apply is None:
-            runs = (runs[0] or study.train_package("official", runs[1] or study.Plan()), runs[1])
-            verdicts = judge_runs(name, *runs)
+            verdicts = judge_runs(name, samples, plan)
         else:
             court = court or Court(item.model, paths=paths)
             verdicts = court.judge(item.apply)

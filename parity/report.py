@@ -170,20 +170,19 @@ def _depth_figure(key, rows) -> str:
 
 def training_figures(rows: list[Row], outcomes=()) -> dict[str, str]:
     """SVGs of rungs 8 and 9: "lockstep" (the growth of the error by step) and "statistics" (curves of all runs, and
-    the losses of their first steps, those of a planted fault among them)."""
+    the losses of their first steps, those of planted faults among them)."""
     found = {}
     steps = [row for row in rows if row.check == "lockstep" and row.details.get("errors")]
     if steps:
         found["lockstep"] = _lockstep_figure(steps)
     compared = [row.details for row in rows if row.check == "statistics"]
     if compared:
-        curves, early = {}, {}
-        for details in compared:
-            curves |= details["curves"]
-            early |= details["early_losses"]
-        for outcome in outcomes:
-            early |= {n: v for n, v in outcome.details.get("early_losses", {}).items() if n not in early}
-        found["statistics"] = _statistics_figure(curves, compared[0]["looks"], early)
+        runs = {}  # name -> (curves, losses of the first steps)
+        for details in (*compared, *(outcome.details for outcome in outcomes if outcome.details)):
+            for name, curves in details["curves"].items():
+                runs.setdefault(name, (np.array(curves), np.array(details["early_losses"][name])))
+        faults = runs.keys() - {name for details in compared for name in details["curves"]}
+        found["statistics"] = _statistics_figure(runs, compared[0]["looks"], faults)
     return found
 
 
@@ -216,34 +215,33 @@ def _lockstep_figure(rows) -> str:
     return _svg(figure)
 
 
-def _statistics_figure(curves: dict, looks, early: dict) -> str:
+def _statistics_figure(runs: dict, looks, faults) -> str:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    first, axes = figure.subplots(1, 2)
-    colours = {name: f"C{number}" if name in curves else COLOURS["fault"] for number, name in enumerate(early)}
-    lines = dict(zip((name for name in early if name not in curves), ("--", ":", "-."), strict=False))
-    for name, values in early.items():
-        values = np.array(values)
-        steps = np.arange(1, values.shape[1] + 1)
-        first.fill_between(steps, *np.percentile(values, (25, 75), axis=0), color=colours[name], alpha=0.15, lw=0)
-        label = f"{name} ({len(values)} runs)"
-        first.plot(steps, np.median(values, axis=0), lines.get(name, "-"), color=colours[name], lw=1.8, label=label)
-    first.set_yscale("log")
-    first.set_xlabel("step", fontsize=8)
-    first.set_title("loss of the first steps: median and quartiles", fontsize=9, loc="left")
-    for name, values in curves.items():
-        values = np.array(values)
-        axes.fill_between(looks, values.min(0), values.max(0), color=colours[name], alpha=0.15, lw=0)
-        axes.plot(looks, values.mean(0), color=colours[name], lw=1.8, label=f"{name} ({len(values)} runs)")
-    axes.set_xscale("symlog", linthresh=1, base=2)
-    axes.set_xticks(looks, [str(look) for look in looks])
-    axes.minorticks_off()
-    axes.set_xlabel("steps", fontsize=8)
-    axes.set_title("validation ROC AUC: mean, minimum and maximum", fontsize=9, loc="left")
-    first.legend(fontsize=8, frameon=False)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
-    for panel in (first, axes):
+    figure = Figure(figsize=(11, 3.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    dashes = iter(("--", ":", "-."))
+    for number, (name, (curves, early)) in enumerate(runs.items()):
+        style = {"color": f"C{number}", "ls": "-", "lw": 1.8}
+        if name in faults:
+            style |= {"color": COLOURS["fault"], "ls": next(dashes)}
+        shade = {"color": style["color"], "alpha": 0.07 if name in faults else 0.15, "lw": 0}
+        steps = np.arange(1, early.shape[1] + 1)
+        left.fill_between(steps, *np.percentile(early, (25, 75), axis=0), **shade)
+        left.plot(steps, np.median(early, axis=0), label=f"{name} ({len(early)} runs)", **style)
+        right.fill_between(looks, curves.min(0), curves.max(0), **shade)
+        right.plot(looks, curves.mean(0), label=f"{name} ({len(curves)} runs)", **style)
+    left.set_yscale("log")
+    left.set_xlabel("step", fontsize=8)
+    left.set_title("loss of the first steps: median and quartiles", fontsize=9, loc="left")
+    right.set_xscale("symlog", linthresh=1, base=2)
+    right.set_xticks(looks, [str(look) for look in looks])
+    right.minorticks_off()
+    right.set_xlabel("steps", fontsize=8)
+    right.set_title("validation ROC AUC: mean, minimum and maximum", fontsize=9, loc="left")
+    left.legend(fontsize=7, frameon=False)
+    right.legend(fontsize=7, frameon=False)
+    for panel in (left, right):
         _plain(panel)
     return _svg(figure)
 

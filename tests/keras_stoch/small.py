@@ -1,7 +1,7 @@
 """A small model with all that is random in a large one, and programs that train it in processes of their own.
 
 python -m tests.keras_stoch.small PREPARED OUT          until it is done, or killed
-python -m tests.keras_stoch.small worker OUT            one of two workers, by TF_CONFIG
+python -m tests.keras_stoch.small worker PREPARED OUT   one of two workers, by TF_CONFIG
 """
 
 import os
@@ -71,8 +71,10 @@ if __name__ == "__main__":
     import keras_stoch
 
     if sys.argv[1] == "worker":
-        # Before any other operation of TensorFlow, as it demands.
-        train_injected(sys.argv[2], tf.distribute.MultiWorkerMirroredStrategy())
+        # By its name, before any other operation of TensorFlow, as that demands; then the same one again.
+        prepared, out = sys.argv[2:]
+        keras_stoch.fit(build, prepared, f"{out}/drawn", strategy="multiworker", **RECIPE | {"epochs": 1})
+        train_injected(f"{out}/given", "multiworker")
     else:
         tf.config.threading.set_intra_op_parallelism_threads(2)
 

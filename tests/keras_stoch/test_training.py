@@ -190,7 +190,7 @@ def test_two_replicas_agree_with_one_device(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_workers_agree_with_one_device(tmp_path):
+def test_two_workers_agree_with_one_device(lesions, tmp_path):
     ports = []
     sockets = [socket.socket() for _ in range(2)]
     for s in sockets:
@@ -201,7 +201,7 @@ def test_two_workers_agree_with_one_device(tmp_path):
     cluster = {"worker": [f"localhost:{port}" for port in ports]}
     workers = [
         program(
-            *("worker", tmp_path / "two"),
+            *("worker", lesions, tmp_path / "two"),
             TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": n}}),
         )
         for n in range(2)
@@ -211,7 +211,8 @@ def test_two_workers_agree_with_one_device(tmp_path):
     finally:
         for worker in workers:
             worker.kill()
-    two = [float(row["loss"]) for row in rows(tmp_path / "two" / "run-0" / "batches.csv")]
+    assert len(rows(tmp_path / "two" / "drawn" / "results.csv")) == 1  # one of the two writes
+    two = [float(row["loss"]) for row in rows(tmp_path / "two" / "given" / "run-0" / "batches.csv")]
     np.testing.assert_allclose(two, train_injected(tmp_path / "one", "one"), rtol=0, atol=1e-5)
 
 
