@@ -88,7 +88,7 @@ def judge_runs(name: str, samples: dict[str, study.Sample], plan: study.Plan) ->
 class Court:
     """Judges mutated `torch_ref` models against one `keras_stoch` model, whose evidence is computed once."""
 
-    def __init__(self, model: str = "b0", seed: int = 0, paths=None, batch: int = 4, steps: int = 2):
+    def __init__(self, model: str = "b0", seed: int = 0, paths=None, batch: int = 2, steps: int = 2):
         self.model, self.seed = model, seed
         self.options = {}
         if ARCHITECTURES[model].join is None:

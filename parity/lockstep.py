@@ -4,6 +4,7 @@ Given to both are the initial weights, the images, and what would be drawn at ra
 is each side's own: the order of an epoch, the rate of a step, the loss, the gradient, the optimiser, batch norm.
 """
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,6 +185,18 @@ class Track:
     weights: dict[str, np.ndarray]
 
 
+@contextlib.contextmanager
+def _graphs_as_written():
+    """Without TensorFlow's rewriting of graphs (Grappler), which takes as long as 20 steps of a small model."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
 def follow(subject: Subject, arrays: dict, course: Course, masks: bool, spoil=lambda trainer: None) -> Track:
     """Trains a subject through a course from given weights.
 
@@ -197,9 +210,7 @@ def follow(subject: Subject, arrays: dict, course: Course, masks: bool, spoil=la
     subject.assign(arrays)
     trainer = (KerasTrainer if subject.framework == "keras" else TorchTrainer)(subject, course)
     spoil(trainer)
-    if masks:
-        losses = train(trainer, course)
-    else:
-        with subject.without_dropout():
-            losses = train(trainer, course, masks=False)
+    dropout = contextlib.nullcontext() if masks else subject.without_dropout()
+    with dropout, _graphs_as_written():
+        losses = train(trainer, course, masks)
     return Track(losses, {name: weight.array for name, weight in subject.weights().items()})
