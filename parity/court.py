@@ -62,7 +62,7 @@ class LockstepCourt:
 
 
 def faulty_runs(plan: study.Plan) -> list[tuple[str, study.Plan]]:
-    """What `study.train_package` takes to train the faults that runs show."""
+    """Arguments of `study.train_package` for every fault of `RUNS`, by the plan of the correct packages."""
     return [
         (package, dataclasses.replace(plan, runs=runs, early_runs=early_runs))
         for package, runs, early_runs in RUNS.values()
@@ -75,7 +75,7 @@ def judge_runs(name: str, samples: dict[str, study.Sample], plan: study.Plan) ->
     Args:
         name: of the fault, one of `RUNS`.
         samples: by name, of the official model and of the fault. What is missing is trained, and added.
-        plan: of the official model's.
+        plan: of the official model's runs.
     """
     fault = dict(faulty_runs(plan))
     package = RUNS[name][0]
@@ -164,7 +164,7 @@ def run(
         groups.setdefault("lockstep" if m.trainer else m.rung if m.apply is None else m.model, []).append(name)
     live = report if jobs == 1 else None
     order = sorted(groups, key=lambda kind: kind not in ("statistics", "lockstep"))  # these take longest
-    given = samples or {}, plan or study.Plan()
+    given = {} if samples is None else samples, plan or study.Plan()
     calls = [(_judge_group, (groups[kind], paths, *given, live)) for kind in order]
     found = {}
     for _, outcomes in processes.run(calls, jobs):

@@ -54,8 +54,7 @@ class Options:
         images: folder of photographs; None for structured pictures made here.
         seed: of weights and images.
         batch: images per batch.
-        steps: batches for the moving averages. Where the official model has shown these, two are for those with drop
-            masks.
+        steps: batches for the moving averages; two with drop masks, if the official model is compared without.
         full: train at the paper's size, for a GPU.
     """
 

@@ -187,14 +187,15 @@ class Track:
 
 @contextlib.contextmanager
 def _graphs_as_written():
-    """Without TensorFlow's rewriting of graphs (Grappler), which takes as long as 20 steps of a small model."""
+    """Context without TensorFlow's rewriting of graphs (Grappler), which takes about as long as 20 steps."""
     import tensorflow as tf
 
+    before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     try:
         yield
     finally:
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": before})
 
 
 def follow(subject: Subject, arrays: dict, course: Course, masks: bool, spoil=lambda trainer: None) -> Track:

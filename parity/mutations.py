@@ -457,8 +457,8 @@ def _(trainer):
     trainer.optimizer.step = decayed
 
 
-# Faults that only independent runs show, by the name of the package in `study` that has them.
-# (what `study.train_package` trains, whole runs, runs of the first steps only): as many as it takes to see the fault.
+# Faults that only independent runs show: the name that `study.train_package` knows each by, and how many whole runs and
+# runs of the first steps it takes to see it.
 RUNS = {
     "torch's default initialisers": (study.CONTROL, 2, 4),
     "a third of the targets wrong": (study.MISLABELLED, 6, 0),

@@ -2,6 +2,7 @@
 
 import html
 import io
+import itertools
 import json
 import math
 import os
@@ -220,7 +221,7 @@ def _statistics_figure(runs: dict, looks, faults) -> str:
 
     figure = Figure(figsize=(11, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2)
-    dashes = iter(("--", ":", "-."))
+    dashes = itertools.cycle(("--", ":", "-."))
     for number, (name, (curves, early)) in enumerate(runs.items()):
         style = {"color": f"C{number}", "ls": "-", "lw": 1.8}
         if name in faults:

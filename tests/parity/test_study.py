@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from parity import study
+from parity import court, study
 from parity.checks import statistics
 from parity.study import EARLY, Plan, Sample, make_task
 
@@ -31,6 +31,42 @@ def test_another_start_is_found_different_and_named():
     assert not verdict["passed"]
     assert verdict["first_divergence"] == "early_loss"
     assert "early_loss different: +1." in verdict["message"]
+
+
+def test_faults_are_judged_by_samples_that_are_there(monkeypatch):
+    """Nothing is trained again, and each fault is found by the statistic that it spoils."""
+    monkeypatch.setattr(study, "train_package", lambda *arguments: pytest.fail("trained again"))
+    samples = {"official": sample("official", 0), study.CONTROL: sample(study.CONTROL, 1, shift=-3, runs=2, early=4)}
+    swapped = sample(study.SWAPPED, 2, runs=2, early=0)
+    samples[study.SWAPPED] = dataclasses.replace(swapped, curves=np.linspace(1, 0, 9) * np.ones((2, 1)))
+    for name, place in (("torch's default initialisers", "early_loss"), ("validation images in BGR", "final_auc")):
+        assert court.judge_runs(name, samples, Plan())["statistics"]["first_divergence"] == place
+
+
+def test_faults_are_planted_in_what_they_say(monkeypatch):
+    """In the targets of about a third of the images; in the order of the channels of validation images only."""
+    (pixels, targets), (held, held_targets) = make_task(SMALL)
+    seen = {}
+
+    def record(trainer, task, plan, seed, limit):
+        seen["task"] = task
+        return [0.0] * EARLY, [0.5]
+
+    monkeypatch.setattr(study, "_train_run", record)
+    monkeypatch.setattr(study, "_TorchRuns", lambda package, plan: None)
+    study.train_package(study.SWAPPED, SMALL)
+    (x, y), (v, w) = seen["task"]
+    assert (x == pixels).all()
+    assert (y == targets).all()
+    assert (w == held_targets).all()
+    assert (v == held[..., [2, 1, 0]]).all()
+    assert (v != held).any()
+    study.train_package(study.MISLABELLED, SMALL)
+    (x, y), (v, w) = seen["task"]
+    assert (x == pixels).all()
+    assert (v == held).all()
+    assert (w == held_targets).all()
+    assert 0.2 < (y != targets).mean() < 0.5
 
 
 def test_too_few_runs_do_not_pass():
@@ -123,7 +159,7 @@ def test_torchs_initialisers_give_another_start():
     assert losses["torch_ref"] > 3 * losses[study.CONTROL]
 
 
-def test_the_figure_shows_all_packages_and_the_fault(tmp_path):
+def test_the_figure_shows_all_packages_and_all_faults(tmp_path):
     from parity import report
     from parity.compare import Row
     from parity.court import Outcome
@@ -134,10 +170,11 @@ def test_the_figure_shows_all_packages_and_the_fault(tmp_path):
         fields = statistics.check(sample("official", 0), sample(name, n))
         rows.append(Row("b0", "official", name, "statistics", "float32", size="64", **fields))
         rows[-1].details["looks"] = list(range(9))
-    verdict = statistics.check(sample("official", 0), sample(study.CONTROL, 4, shift=-3))
-    fault = Outcome(MUTATIONS[-1], {"statistics": "early_loss"}, 1.0, 0.0, verdict["details"])
-    page = report.write(rows, tmp_path, {}, 1.0, [fault])
+    names = (study.CONTROL, study.MISLABELLED, study.SWAPPED, "a fourth")
+    verdicts = [statistics.check(sample("official", 0), sample(name, 4, shift=-3)) for name in names]
+    faults = [Outcome(MUTATIONS[-1], {"statistics": "early_loss"}, 1.0, 0.0, v["details"]) for v in verdicts]
+    page = report.write(rows, tmp_path, {}, 1.0, faults)
     svg = (tmp_path / "figures" / "statistics.svg").read_text()
-    for name in (*study.PACKAGES, study.CONTROL):
+    for name in (*study.PACKAGES, *names):
         assert f"<!-- {name} (24 runs) -->" in svg
     assert svg[svg.index("<path") :] in page.read_text()
