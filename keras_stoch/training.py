@@ -56,7 +56,7 @@ def fit(
         seed: of weights, order, augmentation, windows and dropout.
         strategy: "one" device; "mirrored" (MirroredStrategy over all devices of this machine); "multiworker"
             (MultiWorkerMirroredStrategy, with TF_CONFIG set; `out` must be a folder that all workers see); or a
-            tf.distribute.Strategy.
+            tf.distribute.Strategy: make one for the whole process, as TensorFlow mixes up the operations of two.
         validation_data: tf.data.Dataset, if `data` is one.
         callbacks: Keras callbacks. What they remember is not part of a checkpoint. A learning rate that they set
             holds for its epoch; a factor that they put on it stays.
@@ -146,20 +146,40 @@ def _strategy(strategy):
     import tensorflow as tf
 
     if isinstance(strategy, tf.distribute.Strategy):
+        _warn_of_a_second(strategy)
         return strategy, type(strategy).__name__
     if strategy == "one":
         return tf.distribute.get_strategy(), strategy
     if strategy in ("mirrored", "multiworker"):
-        return _shared_strategy(strategy), strategy
+        shared = _shared_strategy(strategy)
+        _warn_of_a_second(shared)
+        return shared, strategy
     raise ValueError(
         f"strategy must be one of {', '.join(STRATEGIES)} or a tf.distribute.Strategy. Received: {strategy!r}"
     )
 
 
+_seen = []  # the first strategy of several replicas, kept alive so that no other gets its identity
+
+
+def _warn_of_a_second(strategy):
+    """TensorFlow numbers the collective operations of each strategy from 100, so that those of a second meet those of
+    the first."""
+    if strategy.num_replicas_in_sync == 1:
+        return
+    if not _seen:
+        _seen.append(strategy)
+    elif strategy is not _seen[0]:
+        warnings.warn(
+            'This is the second strategy of several replicas in this process. TensorFlow may fail with "Shape mismatch '
+            'in the collective instance"; use one for the whole process.',
+            stacklevel=4,
+        )
+
+
 @functools.cache
 def _shared_strategy(name):
-    """One strategy per process: TensorFlow numbers the collective operations of each from 100, and those of a second
-    strategy meet those of the first ("Shape mismatch in the collective instance 100")."""
+    """One strategy per name and process."""
     import tensorflow as tf
 
     if name == "multiworker":

@@ -40,6 +40,16 @@ def photographs() -> list[Path]:
 
 
 @pytest.fixture
+def mirrored():
+    """MirroredStrategy over two logical CPU devices, the only one of the process: operations of two would collide."""
+    from keras_stoch.training import _strategy
+
+    strategy, _ = _strategy("mirrored")
+    assert strategy.num_replicas_in_sync == 2
+    return strategy
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(0)
 

@@ -131,16 +131,12 @@ def test_sharing_shares(rng):
     assert np.ptp(image, axis=0).max() > 0
 
 
-def test_replicas_draw_differently():
-    devices = tf.config.list_logical_devices("CPU")
-    if len(devices) < 2:
-        pytest.skip("needs two logical CPU devices, set up in tests/conftest.py")
-    strategy = tf.distribute.MirroredStrategy([d.name for d in devices[:2]])
-    with strategy.scope():
+def test_replicas_draw_differently(mirrored):
+    with mirrored.scope():
         layer = StochasticConv2D(4, 3, 5, seed=3)
         layer.build((1, 400, 400, 1))
-    draws = strategy.run(tf.function(lambda: layer.draw_windows((400, 400))))
-    first, second = (d.numpy() for d in strategy.experimental_local_results(draws))
+    draws = mirrored.run(tf.function(lambda: layer.draw_windows((400, 400))))
+    first, second = (d.numpy() for d in mirrored.experimental_local_results(draws))
     assert not np.array_equal(first, second)
 
 

@@ -231,13 +231,8 @@ np.savez({str(tmp_path / "out.npz")!r}, **out)
 
 
 @pytest.mark.slow
-def test_fit_under_mirrored_strategy(rng):
-    import tensorflow as tf
-
-    devices = tf.config.list_logical_devices("CPU")
-    strategy = tf.distribute.MirroredStrategy([device.name for device in devices[:2]])
-    assert strategy.num_replicas_in_sync == 2
-    with strategy.scope():
+def test_fit_of_keras_under_mirrored_strategy(rng, mirrored):
+    with mirrored.scope():
         model = keras_stoch.create_model("stem-b0", 32, 96, window_sharing="image")
         model.compile("sgd", "mse")
     x = inputs(rng, 32, 96, batch=8)

@@ -217,18 +217,17 @@ def test_two_workers_agree_with_one_device(lesions, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["nothing", "windows", "drop_masks"])
-def test_replicas_draw_differently(given):
+def test_replicas_draw_differently(given, mirrored):
     """Windows and drop masks, each by itself while the other is given."""
-    strategy, _ = _strategy("mirrored")
-    engine = Engine(build, Recipe(**RECIPE), strategy)
+    engine = Engine(build, Recipe(**RECIPE), mirrored)
     data, _ = injected(1)
     inputs, _, draws = next(iter(data))
     half = {name: value[:4] for name, value in inputs.items()}
     draws = tf.nest.map_structure(lambda value: value[:4], {k: v for k, v in draws.items() if k == given})
 
     def difference(**draws):
-        both = tf.function(lambda: strategy.run(lambda: engine.model(half, training=True, **draws)))()
-        first, second = (value.numpy() for value in strategy.experimental_local_results(both))
+        both = tf.function(lambda: mirrored.run(lambda: engine.model(half, training=True, **draws)))()
+        first, second = (value.numpy() for value in mirrored.experimental_local_results(both))
         return np.abs(first - second).max()
 
     assert difference(**draws) > 1e-3
@@ -236,16 +235,15 @@ def test_replicas_draw_differently(given):
     assert difference(**everything) == 0
 
 
-def test_drop_masks_of_replicas_drop_whole_images_at_the_rate():
+def test_drop_masks_of_replicas_drop_whole_images_at_the_rate(mirrored):
     from keras_stoch.layers import Dropout
 
-    strategy, _ = _strategy("mirrored")
-    with strategy.scope():
+    with mirrored.scope():
         layer = Dropout(0.3, noise_shape=(None, 1, 1))
         layer.build((None, 2, 2))
     ones = tf.ones((4000, 2, 2))
-    both = tf.function(lambda: strategy.run(lambda: layer(ones, training=True)))()
-    for value in strategy.experimental_local_results(both):
+    both = tf.function(lambda: mirrored.run(lambda: layer(ones, training=True)))()
+    for value in mirrored.experimental_local_results(both):
         kept = value.numpy()
         assert (kept == kept[:, :1, :1]).all()
         np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.7], rtol=1e-6)
@@ -376,15 +374,28 @@ def test_callbacks_of_keras(tmp_path):
     np.testing.assert_allclose(rates, [1e-3, 1e-3, 1e-4, 1e-5], rtol=1e-5)
 
 
-def test_batch_norm_of_a_nested_model_is_synchronised():
+def test_batch_norm_of_a_nested_model_is_synchronised(mirrored):
     def nested():
         inner = keras.Sequential([keras.Input((8,)), keras.layers.BatchNormalization()], name="inner")
         inputs = keras.Input((8,))
         return keras.Model(inputs, keras.layers.Dense(1)(inner(inputs)))
 
-    strategy, _ = _strategy("mirrored")
-    engine = Engine(nested, Recipe(**RECIPE), strategy)
+    engine = Engine(nested, Recipe(**RECIPE), mirrored)
     assert engine.model.get_layer("inner").layers[0].synchronized
+
+
+def test_a_second_strategy_is_warned_of(mirrored, lesions, tmp_path):
+    """TensorFlow mixes up the operations of two."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _strategy(mirrored)[0] is _strategy("mirrored")[0] is mirrored
+        _strategy(tf.distribute.OneDeviceStrategy("CPU:0"))
+    second = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with (
+        pytest.warns(UserWarning, match="second strategy of several replicas .* use one for the whole process"),
+        pytest.raises(ValueError, match="batch_size must be a multiple of the 2 replicas"),
+    ):
+        keras_stoch.fit("b0", lesions, tmp_path, strategy=second, batch_size=15)
 
 
 def test_who_writes():
