@@ -172,7 +172,7 @@ class RunFolder:
         rows = pd.DataFrame([{"run": self.path.name} | result])
         if path.exists():
             before = pd.read_csv(path)
-            rows = pd.concat([before[before["run"] != self.path.name], rows]).sort_values("run")
+            rows = pd.concat([before[before["run"] != self.path.name], rows]).sort_values("seed", kind="stable")
         write_atomically(path, rows.to_csv(index=False, lineterminator="\n"))
         # Last, for it says that all is done.
         write_atomically(self.path / "result.json", json.dumps(result | {"asked": asked}, indent=1) + "\n")

@@ -340,7 +340,7 @@ def _run(name, data, path, recipe, seed, device, num_workers, world, rank) -> di
     if rank == 0:
         _write(path / "result.json", json.dumps(result, indent=1) + "\n")
         lines = [json.loads(p.read_text()) | {"run": p.parent.name} for p in path.parent.glob("run-*/result.json")]
-        lines.sort(key=lambda line: line["run"])
+        lines.sort(key=lambda line: line["seed"])
         names = ("run", *result)
         _table(path.parent / "results.csv", names, [[line[key] for key in names] for line in lines])
     if world > 1:

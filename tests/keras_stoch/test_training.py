@@ -256,6 +256,12 @@ def test_mixed_precision(lesions, tmp_path, precision):
     assert np.isfinite(result["final_val_loss"])
 
 
+def test_the_table_of_runs_is_in_their_order(tmp_path):
+    for run in (10, 2, 9, 2):
+        runs.RunFolder(tmp_path / f"run-{run}", {"recipe": {"epochs": 1}}).finish({"seed": run, "epochs": 1}, 1)
+    assert [row["run"] for row in rows(tmp_path / "results.csv")] == ["run-2", "run-9", "run-10"]
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     """The weights of the last epoch stay."""
     bad = {"epoch": 0}
