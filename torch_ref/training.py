@@ -51,6 +51,7 @@ class Recipe:
     augment_validation: bool = False
     passes: int = 1
     window_sharing: str = "batch"
+    sync_batch_norm: bool = True
     mixed_precision: str | None = None
 
     def __post_init__(self):
@@ -64,7 +65,7 @@ class Recipe:
         for name in ("rho", "momentum", "dropout", "drop_connect"):
             value = getattr(self, name)
             self._check(name, _is_number(value) and 0 <= value < 1, "a number in [0, 1)")
-        for name in ("augment", "augment_validation"):
+        for name in ("augment", "augment_validation", "sync_batch_norm"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
         for name in ("low_res", "high_res"):
             value = getattr(self, name)
@@ -239,6 +240,7 @@ _ENVIRONMENT = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
 
 
 def _run(name, data, path, recipe, seed, device, num_workers, world, rank) -> dict:
+    from torch_ref.layers import BatchNorm2d
     from torch_ref.models import create_model
 
     # Weights come from the same seed in every process; what is drawn later must differ.
@@ -249,6 +251,9 @@ def _run(name, data, path, recipe, seed, device, num_workers, world, rank) -> di
     net = create_model(name, **sizes, dropout=recipe.dropout, drop_connect=recipe.drop_connect, **options).to(device)
     model = net
     if world > 1:
+        for module in net.modules():
+            if isinstance(module, BatchNorm2d):
+                module.synchronized = recipe.sync_batch_norm
         model = torch.nn.parallel.DistributedDataParallel(net, [device.index] if device.type == "cuda" else None)
     torch.manual_seed(seed * 1_000_003 + rank)
     optimizer = make_optimizer(net, recipe)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -118,7 +121,7 @@ def test_both_packages_have_one_recipe():
     ours = {field.name: field.default for field in dataclasses.fields(torch_ref.training.Recipe)}
     theirs = {field.name: field.default for field in dataclasses.fields(keras_stoch.Recipe)}
     assert ours.items() <= theirs.items()
-    assert set(theirs) - set(ours) == {"sync_batch_norm", "jit_compile"}
+    assert set(theirs) - set(ours) == {"jit_compile"}
     for epochs in (1, 14, 15, 16, 59):
         assert torch_ref.training.Recipe().rate(epochs) == keras_stoch.Recipe().rate(epochs)
 
@@ -173,8 +176,9 @@ def test_autocast(lesions, tmp_path):
 
 # `torch_ref.training`'s own program, which also tells what weights each process ends with.
 PROGRAM = """
-import os, sys
+import os, sys, torch
 from torch_ref import training
+torch.set_default_dtype(getattr(torch, os.environ.get("DTYPE", "float32")))
 nets, make_optimizer = [], training.make_optimizer
 training.make_optimizer = lambda net, recipe: (nets.append(net), make_optimizer(net, recipe))[1]
 training.main()
@@ -183,22 +187,77 @@ with open(os.path.join(sys.argv[3], "rank" + os.environ["RANK"]), "w") as file:
 """
 
 
+# Batch norm over three and five images in two processes, against one process with all eight.
+BATCH_NORM = """
+import sys, torch
+from torch_ref.layers import BatchNorm2d
+torch.distributed.init_process_group("gloo")
+rank = torch.distributed.get_rank()
+generator = torch.Generator().manual_seed(0)
+x, g = (3 * torch.randn(8, 4, 5, 6, generator=generator, dtype=torch.float64) + 2 for _ in range(2))
+def run(x, g, synchronized):
+    layer = BatchNorm2d(4).double()
+    torch.nn.init.normal_(layer.weight, generator=generator.manual_seed(1))
+    layer.synchronized = synchronized
+    x = x.clone().requires_grad_()
+    out = layer(x)
+    (out * g).sum().backward()
+    return out, x.grad, layer.weight.grad, layer.bias.grad, layer.running_mean, layer.running_var
+mine = slice(0, 3) if rank == 0 else slice(3, 8)
+out, dx, *sums, mean, variance = run(x[mine], g[mine], True)
+for value in sums:
+    torch.distributed.all_reduce(value)
+expected = list(run(x, g, False))
+expected[:2] = [value[mine] for value in expected[:2]]
+for found, value in zip((out, dx, *sums, mean, variance), expected, strict=True):
+    torch.testing.assert_close(found, value, rtol=1e-12, atol=1e-12)
+_, dx, *_ = run(x[mine], g[mine], False)
+assert (dx - expected[1]).abs().max() > 1e-3  # the check can fail
+"""
+
+
+def torchrun(program, *arguments):
+    """Runs a program in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*command, *map(str, (program, *arguments))], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def train_in_two(lesions, out, *options):
+    """Trains in two processes, and returns the losses of all steps."""
+    (out / "program.py").write_text(PROGRAM)
+    given = [part for name, value in OPTIONS.items() for part in (f"--{name.replace('_', '-')}", value)]
+    torchrun(out / "program.py", "b0", lesions, out, "--no-augment", *given, *options)
+    return np.loadtxt(out / "run-0" / "batches.csv", delimiter=",", skiprows=1)[:, 2]
+
+
 @pytest.mark.slow
 def test_two_processes_under_torchrun(lesions, tmp_path):
-    import subprocess
-    import sys
-
-    (tmp_path / "program.py").write_text(PROGRAM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(tmp_path / "program.py"), "b0", str(lesions), str(tmp_path), "--no-augment"]
-    for name, value in OPTIONS.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    losses = np.loadtxt(tmp_path / "run-0" / "batches.csv", delimiter=",", skiprows=1)[:, 2]
+    losses = train_in_two(lesions, tmp_path)
     assert losses.shape == (6,)
     assert np.isfinite(losses).all()
     # Each saw other images and drew other masks: equal weights come of exchanged gradients alone.
     first, second = ((tmp_path / f"rank{rank}").read_text() for rank in (0, 1))
     assert len(first.split()) == 213
     assert first == second
+
+
+def test_batch_norm_of_two_processes_is_that_of_one(tmp_path):
+    (tmp_path / "program.py").write_text(BATCH_NORM)
+    torchrun(tmp_path / "program.py")
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one(lesions, tmp_path, monkeypatch):
+    """At one global batch, with nothing drawn and shared batch statistics: every loss, in float64."""
+    plain = {"dropout": 0.0, "drop_connect": 0.0, "learning_rate": 1e-5, "epochs": 1}
+    monkeypatch.setenv("DTYPE", "float64")
+    given = [part for name, value in plain.items() for part in (f"--{name.replace('_', '-')}", value)]
+    two = train_in_two(lesions, tmp_path, *given)
+    torch.set_default_dtype(torch.float64)
+    try:
+        fit("b0", lesions, tmp_path / "one", **OPTIONS | plain | {"augment": False})
+    finally:
+        torch.set_default_dtype(torch.float32)
+    one = np.loadtxt(tmp_path / "one" / "run-0" / "batches.csv", delimiter=",", skiprows=1)[:, 2]
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-8)
