@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = [
-    pytest.param(block, id=f"{path.name}-{number}")
+    # A training run and an export take their time.
+    pytest.param(block, id=f"{path.name}-{number}", marks=[pytest.mark.slow] if "keras_stoch.fit(" in block else [])
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
 ]
@@ -26,6 +27,7 @@ def test_what_the_comparison_in_the_readme_prints(capsys):
     assert "They part on the rung 'configuration' at norm" in out
 
 
+@pytest.mark.slow
 def test_numbers_of_models_in_the_docs_are_counted():
     from keras_stoch import summary
 

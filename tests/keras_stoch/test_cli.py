@@ -88,6 +88,7 @@ def trained(tmp_path_factory):
     return folder / "runs" / "run-0", data
 
 
+@pytest.mark.slow
 def test_evaluate_writes_what_it_says(trained, tmp_path, capsys):
     import json
 
@@ -136,6 +137,7 @@ def test_predict_takes_every_photograph_and_tells_the_broken(trained, tmp_path, 
     assert len(pd.read_csv(tmp_path / "new" / "x.csv")) == 3
 
 
+@pytest.mark.slow
 def test_a_damaged_prepared_image_is_named(trained, tmp_path, capsys):
     import shutil
 
@@ -153,6 +155,7 @@ def test_a_damaged_prepared_image_is_named(trained, tmp_path, capsys):
     assert f"error: {last} is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_exit_codes(trained, tmp_path, capsys, monkeypatch):
     import keras_stoch
 

@@ -296,6 +296,7 @@ def test_photographs_get_the_probabilities_that_predict_gives(tmp_path, photogra
     assert (difference < 0.1 * max(1, np.ptp(np.log(found / (1 - found))))).all()
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_by_its_folder(tmp_path):
     data = keras_stoch.write_lesions(tmp_path / "lesions", 40, size=64)
     keras_stoch.fit("b0", data, tmp_path / "runs", epochs=1, batch_size=16, low_res=32)

@@ -48,6 +48,7 @@ def test_branches_meet_where_the_paper_says(name, place, shape):
     assert model.input["high_res"].shape == (None, 1024, 1024, 3)
 
 
+@pytest.mark.slow
 def test_counts():
     rows = {row["model"]: row for row in summary.table()}
     assert rows["b0"]["trainable"] == 4_008_829
@@ -134,6 +135,7 @@ def test_averaged_passes_are_whole_passes(name, sharing, rng):
     np.testing.assert_allclose(AveragedPasses(model)(x, 3, windows=windows), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_predict_averages_probabilities_over_draws(rng):
     x = inputs(rng, batch=5)
     a = keras_stoch.predict(shaken("split-b0", seed=3), x, passes=4, batch_size=2)
@@ -149,6 +151,7 @@ def test_predict_averages_probabilities_over_draws(rng):
         keras_stoch.predict(single, x["low_res"], passes=2)
 
 
+@pytest.mark.slow
 def test_save_load_fit_and_predict(tmp_path, rng):
     model = shaken("stem-b0", window_sharing="image")
     x = inputs(rng, batch=4)

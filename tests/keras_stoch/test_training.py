@@ -97,6 +97,7 @@ def test_the_folder_of_a_run(finished):
     assert list((finished / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_validation_numbers_are_those_of_the_model(lesions, tmp_path):
     """AUC by scikit-learn and loss by Keras, of what the saved model says about all images of the split."""
     (result,) = keras_stoch.fit("b0", lesions, tmp_path, epochs=1, batch_size=24, low_res=32, seed=3)
@@ -250,6 +251,7 @@ def test_drop_masks_of_replicas_drop_whole_images_at_the_rate(mirrored):
         assert abs((kept[:, 0, 0] > 0).mean() - 0.7) < 4 * np.sqrt(0.3 * 0.7 / 4000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(lesions, tmp_path, precision):
     (result,) = keras_stoch.fit("b0", lesions, tmp_path, epochs=1, batch_size=16, low_res=32, mixed_precision=precision)

@@ -125,6 +125,7 @@ def test_compare_a_strangers_port(tmp_path, monkeypatch, capsys):
     assert "--input takes positive whole numbers" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_backends_rung(small, tmp_path):
     pytest.importorskip("jax")
     code = main(["run", "--models", "b0", "--checks", "backends", "--out", str(tmp_path)])

@@ -23,6 +23,7 @@ print(json.dumps([run(**given).tolist(), run(**one).tolist()]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sharing"), [("b0", "batch"), ("stem-b0", "batch"), ("stem-b0", "image"), ("split-b0", "batch")]
 )

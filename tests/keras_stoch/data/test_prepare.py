@@ -303,6 +303,7 @@ def test_a_linked_images_folder_is_not_followed(tmp_path):
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_if_never_killed(tmp_path):
     raw, labels = raw_folder(tmp_path, count=60, size=(700, 600))
     settings = "Settings(size=512, min_side=40, crop_over=1000, crop_to=80)"
