@@ -51,8 +51,8 @@ class Recipe:
     augment_validation: bool = False
     passes: int = 1
     window_sharing: str = "batch"
-    sync_batch_norm: bool = True
     mixed_precision: str | None = None
+    sync_batch_norm: bool = True
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "passes"):

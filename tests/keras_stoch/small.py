@@ -4,7 +4,9 @@ python -m tests.keras_stoch.small PREPARED OUT          until it is done, or kil
 python -m tests.keras_stoch.small worker PREPARED OUT   one of two workers, by TF_CONFIG
 """
 
+import csv
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -52,16 +54,37 @@ def injected(batches=6, batch=8, seed=0):
     return make((inputs, targets, draws)).batch(batch), make((inputs, targets)).batch(batch)
 
 
+def program(*arguments, **environment):
+    """This file as a program, started."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.keras_stoch.small", *map(str, arguments)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def rows(path):
+    """The rows of a table, as dicts of strings."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(path):
+    """The arrays of a file of weights of `build()`."""
+    model = build()
+    model.load_weights(path)
+    return model.get_weights()
+
+
 def train_injected(out, strategy):
     """Trains with given windows and masks, and returns the losses of all steps."""
-    import csv
-
     import keras_stoch
 
     data, validation = injected()
     keras_stoch.fit(build, data, out, validation_data=validation, strategy=strategy, **RECIPE | {"epochs": 2})
-    with open(f"{out}/run-0/batches.csv", newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+    return [float(row["loss"]) for row in rows(f"{out}/run-0/batches.csv")]
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ with open(os.path.join(sys.argv[3], "rank" + os.environ["RANK"]), "w") as file:
 
 # Batch norm over three and five images in two processes, against one process with all eight.
 BATCH_NORM = """
-import sys, torch
+import torch
 from torch_ref.layers import BatchNorm2d
 torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()
@@ -223,17 +223,17 @@ def torchrun(program, *arguments):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def train_in_two(lesions, out, *options):
+def train_in_two(lesions, out, **options):
     """Trains in two processes, and returns the losses of all steps."""
     (out / "program.py").write_text(PROGRAM)
-    given = [part for name, value in OPTIONS.items() for part in (f"--{name.replace('_', '-')}", value)]
-    torchrun(out / "program.py", "b0", lesions, out, "--no-augment", *given, *options)
+    given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+    torchrun(out / "program.py", "b0", lesions, out, "--no-augment", *given)
     return np.loadtxt(out / "run-0" / "batches.csv", delimiter=",", skiprows=1)[:, 2]
 
 
 @pytest.mark.slow
 def test_two_processes_under_torchrun(lesions, tmp_path):
-    losses = train_in_two(lesions, tmp_path)
+    losses = train_in_two(lesions, tmp_path, **OPTIONS)
     assert losses.shape == (6,)
     assert np.isfinite(losses).all()
     # Each saw other images and drew other masks: equal weights come of exchanged gradients alone.
@@ -250,13 +250,12 @@ def test_batch_norm_of_two_processes_is_that_of_one(tmp_path):
 @pytest.mark.slow
 def test_two_processes_agree_with_one(lesions, tmp_path, monkeypatch):
     """At one global batch, with nothing drawn and shared batch statistics: every loss, in float64."""
-    plain = {"dropout": 0.0, "drop_connect": 0.0, "learning_rate": 1e-5, "epochs": 1}
+    options = OPTIONS | {"dropout": 0.0, "drop_connect": 0.0, "learning_rate": 1e-5, "epochs": 1}
     monkeypatch.setenv("DTYPE", "float64")
-    given = [part for name, value in plain.items() for part in (f"--{name.replace('_', '-')}", value)]
-    two = train_in_two(lesions, tmp_path, *given)
+    two = train_in_two(lesions, tmp_path, **options)
     torch.set_default_dtype(torch.float64)
     try:
-        fit("b0", lesions, tmp_path / "one", **OPTIONS | plain | {"augment": False})
+        fit("b0", lesions, tmp_path / "one", augment=False, **options)
     finally:
         torch.set_default_dtype(torch.float32)
     one = np.loadtxt(tmp_path / "one" / "run-0" / "batches.csv", delimiter=",", skiprows=1)[:, 2]

@@ -1,0 +1,200 @@
+"""The folder of a run: what is in it, and that kills, damage and other endings leave it as if they had not been."""
+
+import json
+import random
+import signal
+import time
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import keras_stoch
+from keras_stoch import runs
+from tests.keras_stoch.small import RECIPE, build, injected, program, rows, weights
+
+
+@pytest.fixture(scope="module")
+def finished(lesions, tmp_path_factory):
+    """The folder of a run that was never interrupted, by the program that the kills are done to."""
+    out = tmp_path_factory.mktemp("whole")
+    assert program(lesions, out).wait() == 0
+    return out / "run-0"
+
+
+def assert_same_run(a, b):
+    assert rows(a / "batches.csv") == rows(b / "batches.csv")
+    curves = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows(run / "curves.csv")] for run in (a, b)]
+    assert curves[0] == curves[1]
+    for name in ("best", "last"):
+        for x, y in zip(weights(a / f"{name}.weights.h5"), weights(b / f"{name}.weights.h5"), strict=True):
+            assert (x == y).all()
+
+
+def test_the_folder_of_a_run(finished):
+    curves, batches = rows(finished / "curves.csv"), rows(finished / "batches.csv")
+    assert [row["epoch"] for row in curves] == [str(epoch) for epoch in range(6)]
+    assert len(batches) == 6 * 6
+    for row in curves:
+        losses = [float(b["loss"]) for b in batches if b["epoch"] == row["epoch"]]
+        assert float(row["train_loss"]) == pytest.approx(np.mean(losses), rel=1e-12)
+    assert json.loads((finished / "environment.json").read_text())["keras"] == keras.__version__
+    assert json.loads((finished / "config.json").read_text())["recipe"]["batch_size"] == 8
+    (line,) = rows(finished.parent / "results.csv")
+    assert float(line["best_val_auc"]) == max(float(row["val_auc"]) for row in curves)
+    assert list((finished / "tensorboard").iterdir())
+
+
+def test_the_table_of_runs_is_in_their_order(tmp_path):
+    for run in (10, 2, 9, 2):
+        runs.RunFolder(tmp_path / f"run-{run}", {"recipe": {"epochs": 1}}).finish({"seed": run, "epochs": 1}, 1)
+    assert [row["run"] for row in rows(tmp_path / "results.csv")] == ["run-2", "run-9", "run-10"]
+
+
+@pytest.mark.slow
+def test_killed_ten_times_it_ends_as_if_never_killed(lesions, finished, tmp_path):
+    """kill -9 at random moments, in mid-epoch and in mid-checkpoint; one checkpoint is damaged on the way."""
+    rng, kills, damaged = random.Random(0), 0, False
+    run = tmp_path / "killed" / "run-0"
+
+    def checkpoints():
+        return sorted((run / "checkpoints").glob("*.npz"))
+
+    while kills < 12:
+        process = program(lesions, tmp_path / "killed")
+        while process.poll() is None and not (tmp_path / f"killed-began-{process.pid}").exists():
+            time.sleep(0.002)
+        # A step takes some 20 milliseconds, so this is anywhere in the next steps and what is written between them.
+        time.sleep(rng.uniform(0, 0.05))
+        # On a busy machine not one step may have been taken in that time; there must be two checkpoints to damage one.
+        while kills >= 8 and not damaged and process.poll() is None and len(checkpoints()) < 2:
+            time.sleep(0.002)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        newest = checkpoints()
+        if len(newest) == 2 and not damaged:
+            content = bytearray(newest[-1].read_bytes())
+            content[len(content) // 2] ^= 1
+            newest[-1].write_bytes(content)
+            damaged = True
+    assert program(lesions, tmp_path / "killed").wait() == 0
+    assert kills >= 10
+    assert damaged
+    assert_same_run(finished, run)
+
+
+def test_resuming_in_this_process(lesions, tmp_path):
+    """Stopped by an exception after any batch, with damage to the newest checkpoint: the same ends."""
+
+    class Stop(keras.callbacks.Callback):
+        def __init__(self, at):
+            super().__init__()
+            self.at = at
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.at -= 1
+            if self.at == 0:
+                raise InterruptedError
+
+    options = RECIPE | {"checkpoint_seconds": 0.0}
+    keras_stoch.fit(build, lesions, tmp_path / "whole", **options)
+    for at in (2, 7):
+        with pytest.raises(InterruptedError):
+            keras_stoch.fit(build, lesions, tmp_path / "cut", callbacks=[Stop(at)], **options)
+    newest = sorted((tmp_path / "cut" / "run-0" / "checkpoints").glob("*.npz"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="is damaged; going on from the one before"):
+        keras_stoch.fit(build, lesions, tmp_path / "cut", **options)
+    assert_same_run(tmp_path / "whole" / "run-0", tmp_path / "cut" / "run-0")
+
+
+def test_a_run_that_a_callback_ended_has_ended(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    data, validation = injected()
+    options = RECIPE | {"validation_data": validation}
+    (result,) = keras_stoch.fit(build, lambda epoch: data, tmp_path, callbacks=[Stop()], **options)
+    assert result["epochs"] == 1
+    assert keras_stoch.fit(build, lambda epoch: data, tmp_path, **options) == [result]
+    more = options | {"epochs": RECIPE["epochs"] + 1}  # asked for more, it goes on
+    assert keras_stoch.fit(build, lambda epoch: data, tmp_path, **more)[0]["epochs"] == RECIPE["epochs"] + 1
+
+
+def test_killed_between_the_last_two_files_it_still_has_its_row(tmp_path, monkeypatch):
+    data, validation = injected()
+    options = RECIPE | {"validation_data": validation}
+    real = runs.write_atomically
+
+    def killed(path, content):
+        if path.name == "result.json":
+            raise KeyboardInterrupt
+        return real(path, content)
+
+    monkeypatch.setattr(runs, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        keras_stoch.fit(build, data, tmp_path, **options)
+    monkeypatch.setattr(runs, "write_atomically", real)
+    with pytest.warns(UserWarning, match="a function of the epoch that gives a Dataset is exact"):
+        keras_stoch.fit(build, data, tmp_path, **options)
+    assert [row["run"] for row in rows(tmp_path / "results.csv")] == ["run-0"]
+
+
+def test_an_extension_that_was_killed_at_once_goes_on(tmp_path, monkeypatch):
+    data, validation = injected()
+    options = RECIPE | {"validation_data": validation, "epochs": 1}
+    keras_stoch.fit(build, lambda epoch: data, tmp_path, **options)
+
+    def killed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "environment", killed)
+    with pytest.raises(KeyboardInterrupt):
+        keras_stoch.fit(build, lambda epoch: data, tmp_path, **options | {"epochs": 2})
+    monkeypatch.undo()
+    (result,) = keras_stoch.fit(build, lambda epoch: data, tmp_path, **options | {"epochs": 2})
+    assert result["epochs"] == 2
+
+
+def test_a_dataset_of_the_epoch_is_resumed_exactly(tmp_path):
+    """Shuffled by the number of the epoch, and cut off in the second."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.count = getattr(self, "count", 0) + 1
+            if self.count == 9:
+                raise InterruptedError
+
+    whole, validation = injected()
+    options = RECIPE | {"epochs": 3, "validation_data": validation, "checkpoint_seconds": 0.0}
+
+    def data(epoch):
+        return whole.unbatch().shuffle(48, seed=epoch).batch(8)
+
+    keras_stoch.fit(build, data, tmp_path / "whole", **options)
+    with pytest.raises(InterruptedError):
+        keras_stoch.fit(build, data, tmp_path / "cut", callbacks=[Stop()], **options)
+    keras_stoch.fit(build, data, tmp_path / "cut", **options)
+    assert_same_run(tmp_path / "whole" / "run-0", tmp_path / "cut" / "run-0")
+
+
+def test_a_folder_that_can_not_be_written(lesions, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="The run's folder can not be written"):
+        keras_stoch.fit("b0", lesions, tmp_path / "file" / "runs", batch_size=8, low_res=32)
+
+
+def test_load_run_says_what_is_wrong(finished, tmp_path):
+    with pytest.raises(ValueError, match=r"is no run: there is no config.json; it holds run-0"):
+        keras_stoch.load_run(finished.parent)
+    with pytest.raises(ValueError, match="trained a model that was not made by name"):
+        keras_stoch.load_run(finished)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match="which must be 'best' or 'last'"):
+            keras_stoch.load_run(finished, "first")
