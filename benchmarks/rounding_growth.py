@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from parity import exhibits, lockstep
+from parity.court import exhibits, lockstep
 
 
 def main():

@@ -42,9 +42,9 @@ def photographs() -> list[Path]:
 @pytest.fixture
 def mirrored():
     """MirroredStrategy over two logical CPU devices, the only one of the process: operations of two would collide."""
-    from keras_stoch.training import _strategy
+    from keras_stoch.training.strategies import get_strategy
 
-    strategy, _ = _strategy("mirrored")
+    strategy, _ = get_strategy("mirrored")
     assert strategy.num_replicas_in_sync == 2
     return strategy
 

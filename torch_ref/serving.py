@@ -1,9 +1,11 @@
 """Trained models for serving without this package: `torch.export`, with the draws as an input."""
 
-import os
 from pathlib import Path
 
 import torch
+
+from torch_ref.files import replacing
+from torch_ref.layers import StochasticConv2d
 
 
 class _Probability(torch.nn.Module):
@@ -32,8 +34,6 @@ def export(model: torch.nn.Module, path, low_res: int = 224, high_res: int | Non
     Raises:
         ValueError: for another suffix, several classes, or if `high_res` does not go with the model.
     """
-    from torch_ref.layers import StochasticConv2d
-
     path = Path(path)
     if path.suffix != ".pt2":
         raise ValueError(f"The file must end with .pt2. Received: {path}")
@@ -68,10 +68,6 @@ def export(model: torch.nn.Module, path, low_res: int = 224, high_res: int | Non
             module.training = before_export
         for module, implementation in zip(stochastic, before, strict=True):
             module.implementation = implementation
-    partial = path.with_name(f".{os.getpid()}.partial-{path.name}")
-    try:
+    with replacing(path) as partial:
         torch.export.save(program, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path

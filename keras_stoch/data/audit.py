@@ -6,14 +6,20 @@ validation half the training half has seen.
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from scipy import fft
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+
+from keras_stoch.data.labels import Labels, merge_labels, read_labels
+from keras_stoch.data.photographs import MAX_PIXELS, Dropped, find_sources, no_warnings, to_rgb
+from keras_stoch.files import cores, progress_bar, write_atomically
 
 HASH_SIDE = 16  # 16 x 16 = 256 bits: 64 do not tell one round dark blob on skin from another
 NEAR = 32  # bits of 256 that may differ, see `near_duplicates`
@@ -185,8 +191,6 @@ class Audit:
 
     def to_json(self, path) -> Path:
         """Writes the findings whole or not at all."""
-        from keras_stoch.data.prepare import write_atomically
-
         return write_atomically(path, json.dumps(self.findings, indent=1) + "\n")
 
     def __str__(self) -> str:
@@ -238,8 +242,6 @@ def audit(labels, images=None, *, validation=0.2, split="group", seed=0, progres
     Returns:
         `Audit`; `print` it, or see `findings`.
     """
-    from keras_stoch.data.labels import Labels, merge_labels, read_labels
-
     labels = labels if isinstance(labels, Labels) else read_labels(labels)
     table, merged = labels.table, merge_labels(labels)
     pairs = list(zip(labels.duplicates["first"], labels.duplicates["second"], strict=True))
@@ -296,8 +298,6 @@ def _conflicting(merged, pairs) -> int:
 
 def _near(folder, merged, progress):
     """Near-duplicates among the photographs of a folder, as (image, image, bits), and how many were read."""
-    from keras_stoch.data.photographs import find_sources
-
     names, hashes = hash_sources(find_sources(folder), progress)
     return [(names[a], names[b], int(bits)) for a, b, bits in near_duplicates(hashes)], len(names)
 
@@ -311,12 +311,6 @@ def hash_sources(sources: dict[str, Path], progress=False) -> tuple[list[str], l
     Returns:
         Image ids and their hashes.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
-    from PIL import Image
-
-    from keras_stoch.data.photographs import MAX_PIXELS, Dropped, no_warnings, to_rgb
-    from keras_stoch.data.prepare import _bar, _cores
 
     def read(item):
         name, path = item
@@ -329,7 +323,7 @@ def hash_sources(sources: dict[str, Path], progress=False) -> tuple[list[str], l
         except (Dropped, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
 
-    with no_warnings(), ThreadPoolExecutor(_cores()) as pool, _bar(len(sources), "hash", progress) as bar:
+    with no_warnings(), ThreadPoolExecutor(cores()) as pool, progress_bar(len(sources), "hash", progress) as bar:
         found = []
         for result in pool.map(read, sources.items()):
             bar.update()

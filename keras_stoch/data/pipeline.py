@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from keras_stoch.data.augment import IDENTITY, affine_matrix, draw_transforms, reduce, transform
+from keras_stoch.data.photographs import Dropped, open_image
 
 REMAINDERS = ("keep", "drop", "pad")
 SHUFFLE_BUFFER = 1024  # encoded images, when they come from shards
@@ -283,8 +285,6 @@ class Pipeline:
 
     def _image_size(self) -> int:
         """Side of the prepared images, from the first; all have the same."""
-        from PIL import Image
-
         if self.source == "files":
             first = Path(self.files[0]).read_bytes()
         else:
@@ -312,8 +312,6 @@ def damage_named(files):
         ValueError: instead of TensorFlow's InvalidArgumentError, if one of the files is damaged.
     """
     import tensorflow as tf
-
-    from keras_stoch.data.photographs import Dropped, open_image
 
     try:
         yield

@@ -11,12 +11,9 @@ after the image is in place; a run that was killed redoes at most the images it 
 """
 
 import contextlib
-import fcntl
 import io
 import json
-import os
 import platform
-import threading
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -26,7 +23,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from keras_stoch.data.audit import check_split, group_images, image_hash, near_duplicates, split_images
+from keras_stoch.data.labels import merge_labels, read_labels
 from keras_stoch.data.photographs import UNREADABLE, Dropped, find_sources, no_warnings, open_image
+from keras_stoch.data.shards import remove_shards, write_shards
+from keras_stoch.files import cores, locked, progress_bar, versions, write_atomically
 
 FORMATS = {"jpeg": ".jpg", "png": ".png"}
 MANIFEST_COLUMNS = (
@@ -70,21 +71,6 @@ class Settings:
             raise ValueError(f"filter must be 'lanczos'. Received: {self.filter!r}")
         if self.crop_to > self.crop_over:
             raise ValueError(f"crop_to ({self.crop_to}) must not exceed crop_over ({self.crop_over})")
-
-
-def write_atomically(path, content: str | bytes) -> Path:
-    """Writes a file whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
 
 
 def prepare_image(image: Image.Image, settings: Settings) -> tuple[Image.Image, bool]:
@@ -146,10 +132,6 @@ def prepare(
             prepared by another process, or if nothing is left to train on.
         OSError: if `out` can not be written.
     """
-    from keras_stoch.data.audit import group_images, near_duplicates, split_images
-    from keras_stoch.data.labels import merge_labels, read_labels
-    from keras_stoch.data.shards import remove_shards, write_shards
-
     settings = settings or Settings()
     if isinstance(shards, bool) or not isinstance(shards, int) or shards < 0:
         raise ValueError(f"shards must be 0 or a positive integer. Received: {shards!r}")
@@ -237,8 +219,6 @@ def prepare(
 
 def _untrainable(targets, held) -> str | None:
     """Why nothing can be trained with a split, if so. The images are prepared all the same; the split can be redone."""
-    from keras_stoch.data.audit import check_split
-
     try:
         check_split(targets, held)
     except ValueError as error:
@@ -264,16 +244,6 @@ def describe(record: dict) -> str:
     return "\n".join(lines)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _bar(total, name, progress):
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc=name, unit="image", disable=not progress)
-
-
 @contextlib.contextmanager
 def _claim(out: Path, settings: Settings):
     """Makes `out` ours: its folders, a lock against a second run, and the settings its images must share."""
@@ -283,11 +253,7 @@ def _claim(out: Path, settings: Settings):
         if (out / name).is_symlink():
             raise ValueError(f"{out / name} is a link; nothing is written outside {out}")
     (out / "images").mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{out} is being prepared by another process") from None
+    with locked(out / ".lock", f"{out} is being prepared by another process"):
         for partial in [*out.glob(".*.partial"), *out.glob("images/.*.partial"), *out.glob("shards/.*.partial")]:
             partial.unlink()
         mine = json.dumps(asdict(settings))
@@ -342,11 +308,11 @@ def _work(jobs, settings, journal, workers, progress):
 
     At most a few jobs a worker are in flight, so that memory does not grow with their number.
     """
-    workers = workers or _cores()
+    workers = workers or cores()
     waiting = iter(jobs)
     pool = ThreadPoolExecutor(workers)
     running = {}
-    with no_warnings(), _bar(len(jobs), "prepare", progress) as bar:
+    with no_warnings(), progress_bar(len(jobs), "prepare", progress) as bar:
         try:
             while True:
                 for job in waiting:
@@ -364,8 +330,6 @@ def _work(jobs, settings, journal, workers, progress):
 
 def _one(source: Path, target: Path, settings: Settings) -> dict:
     """Prepares one photograph; returns its line of the journal."""
-    from keras_stoch.data.audit import image_hash
-
     entry = {"stamp": _stamp(source), "dropped": None}
     try:
         image = open_image(source)
@@ -390,14 +354,5 @@ def _forget_others(out: Path, images: set[str], suffix: str):
 
 
 def _versions() -> dict[str, str]:
-    import PIL
-
-    import keras_stoch
-
-    return {
-        "keras_stoch": keras_stoch.__version__,
-        "python": platform.python_version(),
-        "pillow": PIL.__version__,
-        "numpy": np.__version__,
-        "pandas": pd.__version__,
-    }
+    ours = {"keras_stoch": versions("keras-stoch")["keras-stoch"], "python": platform.python_version()}
+    return ours | versions("pillow", "numpy", "pandas")

@@ -19,6 +19,10 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import fft
 
+from keras_stoch.data.audit import check_split, split_images
+from keras_stoch.data.prepare import MANIFEST_COLUMNS
+from keras_stoch.files import cores, progress_bar, write_atomically
+
 WAVELENGTHS = (3.0, 4.5)  # pixels; independent of the size of the image
 CONTRAST = 12.0  # root mean square of the network in grey levels, at strength 1 and where the lesion is darkest
 SENSOR_NOISE = 2.0  # grey levels
@@ -79,9 +83,6 @@ def write_lesions(
     Raises:
         ValueError: for bad arguments, or if `out` holds something else.
     """
-    from keras_stoch.data.audit import check_split, split_images
-    from keras_stoch.data.prepare import MANIFEST_COLUMNS, _bar, _cores, write_atomically
-
     if isinstance(count, bool) or not isinstance(count, int) or count < 10:
         raise ValueError(f"count must be an integer of at least 10. Received: {count!r}")
     out = Path(out)
@@ -115,7 +116,7 @@ def write_lesions(
 
     names = [f"SYN_{index:07d}" for index in range(count)]
     todo = [i for i, name in enumerate(names) if not (out / "images" / f"{name}.jpg").exists()]
-    with ThreadPoolExecutor(workers or _cores()) as pool, _bar(len(todo), "draw", progress) as bar:
+    with ThreadPoolExecutor(workers or cores()) as pool, progress_bar(len(todo), "draw", progress) as bar:
         for _ in pool.map(write, todo):
             bar.update()
     manifest = pd.DataFrame(

@@ -36,6 +36,6 @@ def test_numbers_of_models_in_the_docs_are_counted():
 
 
 def test_number_of_faults_in_the_readme():
-    from parity.mutations import MUTATIONS
+    from parity.court.mutations import MUTATIONS
 
     assert f"{len(MUTATIONS)} ports broken on" in (ROOT / "README.md").read_text()

@@ -19,7 +19,7 @@ def parse(line):
     """Gives a command to the parser it is for; SystemExit if that refuses it."""
     from keras_stoch.cli import make_parser as keras_stoch_parser
     from parity.__main__ import make_parser as parity_parser
-    from torch_ref.training import make_parser as torch_ref_parser
+    from torch_ref.training.__main__ import make_parser as torch_ref_parser
 
     words = shlex.split(re.sub(r"[][]", "", line), comments=True)  # [--optional X] is taken as given
     parsers = {"keras_stoch": keras_stoch_parser, "parity": parity_parser, "torch_ref.training": torch_ref_parser}

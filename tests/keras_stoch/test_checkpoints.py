@@ -7,7 +7,7 @@ import torch
 
 import keras_stoch
 import torch_ref
-from parity.compare import relative_l2
+from parity.errors import relative_l2
 from tests.conftest import shake
 
 

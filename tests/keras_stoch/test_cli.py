@@ -1,3 +1,5 @@
+"""The command line: what it prints, writes and refuses, and its exit codes."""
+
 import numpy as np
 import pytest
 from PIL import Image

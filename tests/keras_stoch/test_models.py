@@ -1,3 +1,5 @@
+"""The models against keras.applications, and what `create_model` refuses."""
+
 import subprocess
 import sys
 

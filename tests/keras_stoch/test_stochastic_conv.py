@@ -1,3 +1,5 @@
+"""The stochastic layer against a convolution by hand, and Keras's contract of a layer."""
+
 import keras
 import numpy as np
 import pytest

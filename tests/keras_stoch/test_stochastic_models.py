@@ -8,7 +8,7 @@ import torch
 import keras_stoch
 import torch_ref
 from keras_stoch import AveragedPasses, layers, summary
-from keras_stoch.figures import coverage
+from keras_stoch.evaluation.figures import coverage
 
 NAMES = ("stem-b0", "stem-b4", "skip-b0", "split-b0")
 

@@ -1,3 +1,5 @@
+"""The models against those of keras.applications, and the layers where frameworks differ."""
+
 import numpy as np
 import pytest
 import tensorflow as tf

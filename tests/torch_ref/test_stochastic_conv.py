@@ -1,3 +1,5 @@
+"""The stochastic layer in every form against a convolution by hand."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""The optimiser against its formula, `fit` and its files, and two processes against one."""
+
 import subprocess
 import sys
 
@@ -176,12 +178,13 @@ def test_autocast(lesions, tmp_path):
 
 # `torch_ref.training`'s own program, which also tells what weights each process ends with.
 PROGRAM = """
-import os, sys, torch
-from torch_ref import training
+import importlib, os, sys, torch
+from torch_ref.training.__main__ import main
+fit = importlib.import_module("torch_ref.training.fit")  # the package's attribute of this name is the function
 torch.set_default_dtype(getattr(torch, os.environ.get("DTYPE", "float32")))
-nets, make_optimizer = [], training.make_optimizer
-training.make_optimizer = lambda net, recipe: (nets.append(net), make_optimizer(net, recipe))[1]
-training.main()
+nets, make_optimizer = [], fit.make_optimizer
+fit.make_optimizer = lambda net, recipe: (nets.append(net), make_optimizer(net, recipe))[1]
+main()
 with open(os.path.join(sys.argv[3], "rank" + os.environ["RANK"]), "w") as file:
     file.write(" ".join(repr(float(w.double().sum())) for w in nets[0].parameters()))
 """

@@ -1,3 +1,5 @@
+"""Hashes, groups, splits and what a random split leaks."""
+
 import io
 import json
 

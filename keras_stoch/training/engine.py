@@ -6,7 +6,7 @@ summed. Keras's own `fit` does not run on several workers today.
 
 import numpy as np
 
-from keras_stoch.recipe import Recipe
+from keras_stoch.training.recipe import Recipe
 
 
 class Engine:
@@ -73,7 +73,7 @@ class Engine:
         """(scores, targets, weights) of one global batch; scores are logits (of the mean probability)."""
         import tensorflow as tf
 
-        from keras_stoch.evaluation import AveragedPasses
+        from keras_stoch.evaluation.predictions import AveragedPasses
 
         def replica(inputs, targets, weights):
             if self.recipe.passes == 1:

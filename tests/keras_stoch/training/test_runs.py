@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import keras_stoch
-from keras_stoch import runs
+from keras_stoch.training import runs
 from tests.keras_stoch.small import RECIPE, build, injected, program, rows, weights
 
 

@@ -13,6 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from keras_stoch.data.synthetic import write_lesions
+from keras_stoch.files import write_atomically
+from keras_stoch.training.fit import fit
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -53,10 +57,6 @@ def run(out="runs/experiment", settings: Experiment | None = None, progress=Fals
     Returns:
         One row per model: runs, mean, minimum and maximum of the best validation AUC, and the final one.
     """
-    from keras_stoch.data.prepare import write_atomically
-    from keras_stoch.data.synthetic import write_lesions
-    from keras_stoch.training import fit
-
     settings = settings or Experiment()
     out = Path(out)
     data = write_lesions(
@@ -70,13 +70,13 @@ def run(out="runs/experiment", settings: Experiment | None = None, progress=Fals
             fit(model, data, out / model, runs=runs, progress=progress, **recipe, **extra)
     table = collect(out, settings)
     write_atomically(out / "results.csv", table.to_csv(index=False, lineterminator="\n"))
-    _figure(out, settings)
+    curves_figure(out, settings)
     return table
 
 
 def collect(out, settings: Experiment) -> pd.DataFrame:
     """The table, from the runs below `out`."""
-    from keras_stoch.evaluation import evaluate
+    from keras_stoch.evaluation.metrics import evaluate
 
     out, rows = Path(out), []
     for model in settings.models:
@@ -100,7 +100,7 @@ def _row(name, best, final) -> dict:
     }
 
 
-def _figure(out, settings: Experiment) -> Path:
+def curves_figure(out, settings: Experiment) -> Path:
     """Validation and training AUC by epoch: mean, and band from minimum to maximum."""
     from matplotlib.figure import Figure
 

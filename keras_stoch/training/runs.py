@@ -21,12 +21,11 @@ import platform
 import sys
 import warnings
 import zipfile
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from keras_stoch.data.prepare import write_atomically
+from keras_stoch.files import versions, write_atomically
 
 CURVES = ("epoch", "train_loss", "val_loss", "train_auc", "val_auc", "learning_rate", "seconds")
 BATCHES = ("epoch", "batch", "loss")
@@ -202,14 +201,44 @@ class Spectator(RunFolder):
     save = add_batch = save_weights = finish = cut
 
 
+def load_run(folder, which="best"):
+    """The trained model of a run that `fit` made by name.
+
+    Args:
+        folder: of the run, such as runs/split/run-0.
+        which: "best" (by validation AUC) or "last".
+
+    Raises:
+        ValueError: if there is no run, or it trained a model that was not made by name.
+    """
+    from keras_stoch.models import create_model
+
+    folder = Path(folder)
+    if which not in ("best", "last"):
+        raise ValueError(f"which must be 'best' or 'last'. Received: {which!r}")
+    if not (folder / "config.json").is_file():
+        inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        hint = f"; it holds {', '.join(inside)}" if inside else ""
+        raise ValueError(f"{folder} is no run: there is no config.json{hint}")
+    config = json.loads((folder / "config.json").read_text())
+    if not (folder / f"{which}.weights.h5").exists():
+        raise ValueError(f"{folder} has no {which}.weights.h5 yet: not one epoch has ended")
+    if config["model"]["kind"] != "name":
+        raise ValueError(f"{folder} trained a model that was not made by name; build it and load {which}.weights.h5")
+    model = create_model(config["model"]["name"], **config["model"]["arguments"])
+    model.load_weights(folder / f"{which}.weights.h5")
+    return model
+
+
+def loaded(model, which="best"):
+    """The model of a run, where the run's folder is given instead of a model; see `load_run`."""
+    return load_run(model, which) if isinstance(model, str | Path) else model
+
+
 def environment() -> dict:
     """Versions, devices and machine."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
-    for name in ("keras", "tensorflow", "torch", "numpy", "scikit-learn", "keras-stoch"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
+    found |= versions("keras", "tensorflow", "torch", "numpy", "scikit-learn", "keras-stoch")
     if "tensorflow" in sys.modules:
         import tensorflow as tf
 

@@ -7,8 +7,9 @@ from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
 import keras_stoch
-from keras_stoch import evaluation
-from keras_stoch.evaluation import bootstrap_auc, mean_logit
+from keras_stoch.evaluation import metrics, predictions
+from keras_stoch.evaluation.metrics import bootstrap_auc
+from keras_stoch.evaluation.predictions import mean_logit
 
 
 def test_mean_logit_is_that_of_the_mean_probability(rng):
@@ -32,8 +33,8 @@ def test_a_sure_model_is_ranked_by_its_logits(monkeypatch, tmp_path, passes):
     data = keras_stoch.write_lesions(tmp_path / "lesions", 60, size=64)
     held = pd.read_csv(data / "manifest.csv").query("split == 'validation'")
     scores = np.random.default_rng(0).normal(-2000, 50, len(held)) + 40 * held["target"].to_numpy()
-    monkeypatch.setattr(evaluation, "input_sizes", lambda model: (32, None))
-    monkeypatch.setattr(evaluation, "draw_logits", lambda *_: np.repeat(scores[:, None], passes, 1))
+    monkeypatch.setattr(metrics, "input_sizes", lambda model: (32, None))
+    monkeypatch.setattr(metrics, "draw_logits", lambda *_: np.repeat(scores[:, None], passes, 1))
     found = keras_stoch.evaluate(object(), data, passes=passes, bootstraps=20)
     assert (found.images["probability"] == 0).all()
     assert found.auc == pytest.approx(roc_auc_score(held["target"], scores))
@@ -60,8 +61,8 @@ def test_sensitivity_with_many_ties_and_a_dataframe(monkeypatch, tmp_path):
     data = keras_stoch.write_lesions(tmp_path / "lesions", 20, size=64)
     manifest = pd.read_csv(data / "manifest.csv").assign(split="validation")
     scores = np.repeat(np.arange(10.0), 2)
-    monkeypatch.setattr(evaluation, "input_sizes", lambda model: (32, None))
-    monkeypatch.setattr(evaluation, "draw_logits", lambda *_: scores[:, None])
+    monkeypatch.setattr(metrics, "input_sizes", lambda model: (32, None))
+    monkeypatch.setattr(metrics, "draw_logits", lambda *_: scores[:, None])
     found = keras_stoch.evaluate(object(), manifest, root=data, bootstraps=5)
     assert found.sensitivity[0.8] == pytest.approx(0.2)
 
@@ -69,7 +70,7 @@ def test_sensitivity_with_many_ties_and_a_dataframe(monkeypatch, tmp_path):
 def test_averaging_runs_the_global_branch_once():
     """Counted, where every call is one: eagerly."""
     model = keras_stoch.create_model("split-b0", low_res=32, high_res=128)
-    averaged = evaluation.AveragedPasses(model)
+    averaged = predictions.AveragedPasses(model)
     calls = {"global_branch": 0, "detail_branch": 0}
     for name in calls:
         branch = getattr(averaged, name)
@@ -88,7 +89,7 @@ def test_a_model_that_gives_probabilities_is_refused():
     model = keras_stoch.create_model("b0", low_res=32, activation="sigmoid")
     images = np.zeros((1, 32, 32, 3))
     for refused in (
-        lambda: evaluation.draw_logits(model, [images]),
+        lambda: predictions.draw_logits(model, [images]),
         lambda: keras_stoch.predict(model, images),
     ):
         with pytest.raises(ValueError, match="must put out logits, but 'predictions' ends with a sigmoid"):

@@ -7,8 +7,6 @@ number, and the states of all random generators are part of a checkpoint. So a r
 curves and weights of one that was not.
 """
 
-import contextlib
-import functools
 import hashlib
 import math
 import time
@@ -18,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_stoch.engine import Engine
-from keras_stoch.recipe import Recipe, TrainingDiverged, is_int, make_recipe
-from keras_stoch.sources import make_source
-
-STRATEGIES = ("one", "mirrored", "multiworker")
+from keras_stoch.files import progress_bar
+from keras_stoch.training.engine import Engine
+from keras_stoch.training.recipe import Recipe, TrainingDiverged, is_int, make_recipe
+from keras_stoch.training.runs import RunFolder, Spectator
+from keras_stoch.training.sources import make_source
+from keras_stoch.training.strategies import get_strategy, is_chief
 
 
 def fit(
@@ -82,7 +81,7 @@ def fit(
         raise ValueError(f"runs must be an integer of at least 1. Received: {runs!r}")
     if not is_int(seed) or seed < 0:
         raise ValueError(f"seed must be an integer of at least 0. Received: {seed!r}")
-    strategy, name = _strategy(strategy)
+    strategy, name = get_strategy(strategy)
     replicas = strategy.num_replicas_in_sync
     if recipe.batch_size % replicas:
         raise ValueError(f"batch_size must be a multiple of the {replicas} replicas. Received: {recipe.batch_size}")
@@ -110,94 +109,11 @@ def fit(
     return results
 
 
-def load_run(folder, which="best"):
-    """The trained model of a run that `fit` made by name.
-
-    Args:
-        folder: of the run, such as runs/split/run-0.
-        which: "best" (by validation AUC) or "last".
-
-    Raises:
-        ValueError: if there is no run, or it trained a model that was not made by name.
-    """
-    import json
-
-    from keras_stoch.models import create_model
-
-    folder = Path(folder)
-    if which not in ("best", "last"):
-        raise ValueError(f"which must be 'best' or 'last'. Received: {which!r}")
-    if not (folder / "config.json").is_file():
-        inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
-        hint = f"; it holds {', '.join(inside)}" if inside else ""
-        raise ValueError(f"{folder} is no run: there is no config.json{hint}")
-    config = json.loads((folder / "config.json").read_text())
-    if not (folder / f"{which}.weights.h5").exists():
-        raise ValueError(f"{folder} has no {which}.weights.h5 yet: not one epoch has ended")
-    if config["model"]["kind"] != "name":
-        raise ValueError(f"{folder} trained a model that was not made by name; build it and load {which}.weights.h5")
-    model = create_model(config["model"]["name"], **config["model"]["arguments"])
-    model.load_weights(folder / f"{which}.weights.h5")
-    return model
-
-
-def _strategy(strategy):
-    """(tf.distribute.Strategy, its name)."""
-    import tensorflow as tf
-
-    if isinstance(strategy, tf.distribute.Strategy):
-        _warn_of_a_second(strategy)
-        return strategy, type(strategy).__name__
-    if strategy == "one":
-        return tf.distribute.get_strategy(), strategy
-    if strategy in ("mirrored", "multiworker"):
-        shared = _shared_strategy(strategy)
-        _warn_of_a_second(shared)
-        return shared, strategy
-    raise ValueError(
-        f"strategy must be one of {', '.join(STRATEGIES)} or a tf.distribute.Strategy. Received: {strategy!r}"
-    )
-
-
-_seen = []  # the first strategy of several replicas, kept alive so that no other gets its identity
-
-
-def _warn_of_a_second(strategy):
-    """TensorFlow numbers the collective operations of each strategy from 100, so that those of a second meet those of
-    the first."""
-    if strategy.num_replicas_in_sync == 1:
-        return
-    if not _seen:
-        _seen.append(strategy)
-    elif strategy is not _seen[0]:
-        warnings.warn(
-            'This is the second strategy of several replicas in this process. TensorFlow may fail with "Shape mismatch '
-            'in the collective instance"; use one for the whole process.',
-            stacklevel=4,
-        )
-
-
-@functools.cache
-def _shared_strategy(name):
-    """One strategy per name and process."""
-    import tensorflow as tf
-
-    if name == "multiworker":
-        try:
-            return tf.distribute.MultiWorkerMirroredStrategy()
-        except RuntimeError as error:
-            raise ValueError(
-                f"{error}. Make a tf.distribute.MultiWorkerMirroredStrategy() before all else, and pass it as strategy"
-            ) from error
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
-
-
 def _model(model, recipe: Recipe, runs, strategy):
     """(function that builds it, what identifies it, function that tells (low_res, high_res))."""
     import keras
 
-    from keras_stoch.evaluation import check_logit, input_sizes
+    from keras_stoch.contracts import check_logit, input_sizes
 
     if isinstance(model, str):
         from keras_stoch.architectures import get_architecture
@@ -239,9 +155,9 @@ def _train(build, source, path, config, recipe, seed, strategy, callbacks, progr
     import keras
     import tensorflow as tf
 
-    from keras_stoch.runs import RunFolder, Spectator
+    from keras_stoch.evaluation.metrics import roc_auc
 
-    chief = _is_chief(strategy)
+    chief = is_chief(strategy)
     folder = RunFolder(path, config) if chief else Spectator(path)
     ended = folder.ended(recipe.epochs)
     if ended is not None:
@@ -285,7 +201,8 @@ def _train(build, source, path, config, recipe, seed, strategy, callbacks, progr
         if not batch:
             engine.begin_epoch(epoch)
         listeners.on_epoch_begin(epoch)
-        with _bar(source.steps, batch, epoch, recipe.epochs, progress and chief) as bar:
+        title = f"epoch {epoch + 1}/{recipe.epochs}"
+        with progress_bar(source.steps, title, progress and chief, "batch", done=batch) as bar:
             for step in source.train(strategy, seed, epoch, batch):
                 listeners.on_train_batch_begin(batch)
                 loss, logits, targets = engine.train_step(step)
@@ -351,18 +268,10 @@ def _train(build, source, path, config, recipe, seed, strategy, callbacks, progr
     return result
 
 
-def _is_chief(strategy) -> bool:
-    """Whether this process is the one that writes: the "chief" of TF_CONFIG, or else the first worker."""
-    resolver = getattr(strategy, "cluster_resolver", None)
-    if resolver is None or resolver.task_type is None:
-        return True
-    if "chief" in resolver.cluster_spec().jobs:
-        return resolver.task_type == "chief"
-    return resolver.task_id == 0
-
-
 def _validate(engine, source, strategy, seed, epoch) -> tuple[float, float]:
     """(loss, ROC AUC) over the validation images."""
+    from keras_stoch.evaluation.metrics import roc_auc
+
     parts = [engine.validation_step(step) for step in source.validation(strategy, seed, epoch, 0)]
     scores, targets, weights = (np.concatenate([np.asarray(p[n]).ravel() for p in parts]) for n in range(3))
     scores, targets = scores[weights > 0].astype(np.float64), targets[weights > 0]
@@ -375,22 +284,3 @@ def _kept(path, epoch) -> str:
     """What a run that diverged leaves."""
     kept = f"{path} keeps the weights of epoch {epoch - 1}" if epoch else "No epoch had ended, so no weights are kept"
     return f"{kept}; a smaller learning_rate may help"
-
-
-def roc_auc(targets, scores) -> float:
-    """The exact area under the ROC curve, by scikit-learn; NaN if there is one class only, or a score is no number."""
-    from sklearn.metrics import roc_auc_score
-
-    targets = np.asarray(targets).ravel()
-    if len(np.unique(targets)) < 2 or np.isnan(scores).any():
-        return math.nan
-    return float(roc_auc_score(targets, np.asarray(scores, np.float64).ravel()))
-
-
-@contextlib.contextmanager
-def _bar(steps, done, epoch, epochs, progress):
-    from tqdm import tqdm
-
-    title = f"epoch {epoch + 1}/{epochs}"
-    with tqdm(total=steps, initial=done, desc=title, unit="batch", disable=not progress) as bar:
-        yield bar

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_stoch.recipe import Recipe
+from keras_stoch.training.recipe import Recipe
 
 
 @dataclass

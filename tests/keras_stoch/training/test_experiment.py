@@ -3,8 +3,7 @@
 import pytest
 from PIL import Image
 
-from keras_stoch import experiment
-from keras_stoch.experiment import Experiment, collect
+from keras_stoch.training.experiment import Experiment, collect, curves_figure
 
 
 @pytest.fixture
@@ -32,6 +31,6 @@ def test_table(runs):
 
 
 def test_figure(runs):
-    with Image.open(experiment._figure(runs, SETTINGS)) as figure:
+    with Image.open(curves_figure(runs, SETTINGS)) as figure:
         assert figure.width > 1000
         assert len(figure.convert("RGB").getcolors(10**6)) > 20

@@ -7,8 +7,7 @@ import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
 import keras_stoch
-from keras_stoch.recipe import Recipe
-from keras_stoch.training import TrainingDiverged
+from keras_stoch.training.recipe import Recipe, TrainingDiverged
 from tests.keras_stoch.small import RECIPE, build, injected, rows, weights
 
 

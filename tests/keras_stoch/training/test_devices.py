@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 
 import keras_stoch
-from keras_stoch.engine import Engine
-from keras_stoch.recipe import Recipe
-from keras_stoch.training import _is_chief, _strategy
+from keras_stoch.training.engine import Engine
+from keras_stoch.training.recipe import Recipe
+from keras_stoch.training.strategies import get_strategy, is_chief
 from tests.keras_stoch.small import RECIPE, build, injected, program, rows, train_injected
 
 
@@ -106,8 +106,8 @@ def test_a_second_strategy_is_warned_of(mirrored, lesions, tmp_path):
     """TensorFlow mixes up the operations of two."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert _strategy(mirrored)[0] is _strategy("mirrored")[0] is mirrored
-        _strategy(tf.distribute.OneDeviceStrategy("CPU:0"))
+        assert get_strategy(mirrored)[0] is get_strategy("mirrored")[0] is mirrored
+        get_strategy(tf.distribute.OneDeviceStrategy("CPU:0"))
     second = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with (
         pytest.warns(UserWarning, match="second strategy of several replicas .* use one for the whole process"),
@@ -124,6 +124,6 @@ def test_who_writes():
             )
 
     two, led = {"worker": ["a:1", "b:1"]}, {"chief": ["a:1"], "worker": ["b:1"]}
-    assert [_is_chief(Strategy(two, "worker", n)) for n in (0, 1)] == [True, False]
-    assert [_is_chief(Strategy(led, *task)) for task in (("chief", 0), ("worker", 0))] == [True, False]
-    assert _is_chief(tf.distribute.get_strategy())
+    assert [is_chief(Strategy(two, "worker", n)) for n in (0, 1)] == [True, False]
+    assert [is_chief(Strategy(led, *task)) for task in (("chief", 0), ("worker", 0))] == [True, False]
+    assert is_chief(tf.distribute.getget_strategy())

@@ -1,0 +1,84 @@
+"""Commands that train: fit, experiment."""
+
+import argparse
+import dataclasses
+import inspect
+import re
+
+import keras_stoch
+from keras_stoch.commands.options import add_command, bar_wanted
+from keras_stoch.training.recipe import PRECISIONS, Recipe
+
+
+def add_fit(commands):
+    explained = _attributes(Recipe)
+    choices = {"mixed_precision": PRECISIONS[1:], "window_sharing": ("batch", "image")}
+    command = add_command(commands, "fit", _fit, "train a model, one or several times; goes on if interrupted", True)
+    command.add_argument("model", metavar="MODEL", help="a name such as split-b0, see `keras-stoch models`")
+    command.add_argument(
+        "--data", metavar="PREPARED", help="folder written by prepare or lesions; generated if left out"
+    )
+    command.add_argument("--out", default="runs/latest", metavar="FOLDER", help="folder of the runs")
+    command.add_argument("--runs", type=int, default=1, metavar="N", help="runs from different seeds")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the first run")
+    command.add_argument("--strategy", default="one", choices=("one", "mirrored", "multiworker"), help="devices to use")
+    command.add_argument("--checkpoint-seconds", type=float, default=300, metavar="S", help="between checkpoints")
+    recipe = command.add_argument_group("recipe (the defaults are the paper's)")
+    for field in dataclasses.fields(Recipe):
+        name, kind, told = "--" + field.name.replace("_", "-"), type(field.default), explained[field.name]
+        if kind is bool:
+            recipe.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default, help=told)
+        elif field.name in choices:
+            recipe.add_argument(name, choices=choices[field.name], default=field.default, help=told)
+        else:
+            kind = int if field.name in ("low_res", "high_res") else kind
+            metavar = {int: "N", float: "X"}[kind]
+            recipe.add_argument(name, type=kind, default=field.default, metavar=metavar, help=told)
+
+
+def _attributes(cls) -> dict[str, str]:
+    """Names of a class's attributes and what its docstring says of them."""
+    text = inspect.getdoc(cls).partition("Attributes:\n")[2]
+    found = {}
+    for names, told in re.findall(r"^    ([a-z_, ]+): (.*(?:\n {8,}.*)*)", text, re.MULTILINE):
+        sentence = " ".join(told.split()).rstrip(".")
+        found |= {name: sentence.replace("%", "%%") for name in names.split(", ")}
+    return found
+
+
+def _fit(options):
+    results = keras_stoch.fit(
+        options.model,
+        options.data,
+        options.out,
+        runs=options.runs,
+        seed=options.seed,
+        strategy=options.strategy,
+        checkpoint_seconds=options.checkpoint_seconds,
+        progress=bar_wanted(),
+        **{field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)},
+    )
+    for run, result in enumerate(results):
+        print(
+            f"{options.out}/run-{run}: best validation AUC {result['best_val_auc']:.4f} in epoch "
+            f"{result['best_epoch']}, final {result['final_val_auc']:.4f}, {result['seconds']:.0f} s"
+        )
+
+
+def add_experiment(commands):
+    command = add_command(
+        commands, "experiment", _experiment, "the paper's comparison of models, on generated lesions", True
+    )
+    command.add_argument("--out", default="runs/experiment", metavar="DIR", help="folder of runs, table and figure")
+    command.add_argument("--runs", type=int, default=3, metavar="N", help="per model")
+    command.add_argument("--epochs", type=int, default=10, metavar="N", help="per run")
+    command.add_argument("--images", type=int, default=3000, metavar="N", help="generated lesions")
+
+
+def _experiment(options):
+    from keras_stoch.training.experiment import Experiment, run
+
+    settings = Experiment(runs=options.runs, epochs=options.epochs, images=options.images)
+    table = run(options.out, settings, progress=bar_wanted())
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    print(f"{options.out}/results.csv\n{options.out}/curves.png")

@@ -1,0 +1,83 @@
+"""`export`: a trained model as SavedModel, ONNX, LiteRT or .keras, checked beforehand and put in place whole."""
+
+import importlib.util
+from pathlib import Path
+
+from keras_stoch.files import replacing
+from keras_stoch.training.runs import loaded
+
+FORMATS = {"tf_saved_model": "", "keras": ".keras", "onnx": ".onnx", "litert": ".tflite"}
+
+
+def export(model, path, format="tf_saved_model", *, which="best", overwrite=False) -> Path:
+    """Exports a model for serving.
+
+    SavedModel signatures. Pixels are uint8 in 0-255, probabilities float32 (batch,), and the batch may have any size:
+
+        serve           low_res (batch, low, low, 3), high_res (batch, high, high, 3) -> probability
+        serve_windows   the same and windows instead of draws, int32 (filters, 2), or (batch, filters, 2) for a model
+                        with window_sharing="image" -> probability
+        serve_image     images (batch, high, high, 3); the small ones are derived inside -> probability
+        serve_bytes     images, strings (batch,): JPEG or PNG of any size, through the steps of `prepare`: upright,
+                        crop, resize -> probability
+        serve_averaged  images as strings, n -> probability and spread (standard deviation) over n draws of the windows
+        serve_seeded    images as strings, seed (int64) -> probability; equal for equal seeds, whatever the batch
+
+    Every call but those with windows or a seed draws new windows, and a restarted server does not repeat them. Models
+    without detail branch have serve (low_res alone), serve_image and serve_bytes.
+
+    ONNX and LiteRT files hold the function of serve_windows: draws are an input, named "windows". ONNX takes any batch,
+    LiteRT a batch of one.
+
+    Args:
+        model: a Keras model with one logit as output, or the folder of a run by `fit`.
+        path: what to write: a folder for tf_saved_model, a file otherwise (.keras, .onnx, .tflite).
+        format: "tf_saved_model", "keras", "onnx" or "litert".
+        which: of a run, the "best" or the "last" weights.
+        overwrite: replace the export that is there. A folder that is no SavedModel is never replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: for a model with other inputs or outputs, an unknown format, or a path that exists.
+        ImportError: naming what to install, if a format needs it.
+
+    Example:
+
+        keras_stoch.export("runs/split/run-0", "served")
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}. Received: {format!r}")
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists already; choose another path, or overwrite=True")
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link; name what it points to, or another path")
+    if path.is_file() and format == "tf_saved_model":
+        raise ValueError(f"{path} is a file, and a SavedModel is a folder; choose another path")
+    if path.is_dir() and not (format == "tf_saved_model" and _is_export(path)):
+        raise ValueError(f"{path} is a folder, but no SavedModel that could be replaced; choose another path")
+    if FORMATS[format] != path.suffix and FORMATS[format]:
+        raise ValueError(f"The file of format {format!r} must end with {FORMATS[format]}. Received: {path}")
+    missing = [name for name in ("tf2onnx", "onnx") if format == "onnx" and not importlib.util.find_spec(name)]
+    if missing:
+        raise ImportError(f"format='onnx' needs {' and '.join(missing)}: pip install 'keras-stoch[onnx]'")
+    from keras_stoch.serving import litert, onnx, savedmodel
+    from keras_stoch.serving.endpoints import Served
+
+    served = Served(loaded(model, which))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writers = {"tf_saved_model": savedmodel.write, "keras": _keras, "onnx": onnx.write, "litert": litert.write}
+    with replacing(path) as partial:
+        writers[format](served, partial)
+    return path
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder is a SavedModel, or empty: what may be replaced without asking what else is in it."""
+    return (folder / "saved_model.pb").is_file() or not any(folder.iterdir())
+
+
+def _keras(served, path):
+    served.model.save(path)

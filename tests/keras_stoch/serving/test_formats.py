@@ -1,0 +1,87 @@
+"""Every format against the model it was made from, in the runtime that it is for."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_stoch
+from tests.conftest import shake
+from tests.keras_stoch.serving.pictures import expected, picture
+
+
+@functools.cache
+def named(name, sharing="batch"):
+    """A model of the library's own, inputs for it (float32, as other runtimes take them), and its probabilities."""
+    rng = np.random.default_rng(1)
+    low = np.float32(np.stack([picture(32, 32, seed) for seed in range(3)]))
+    if name == "b0":
+        model = shake(keras_stoch.create_model(name, low_res=32))
+        return model, {"low_res": low}, np.asarray(tf.sigmoid(model(low)))[:, 0]
+    model = shake(keras_stoch.create_model(name, low_res=32, high_res=128, window_sharing=sharing))
+    high = np.float32(np.stack([picture(128, 128, seed) for seed in range(3)]))
+    shape = (3, 32, 2) if sharing == "image" else (32, 2)
+    windows = rng.integers(0, 128 - 33 + 1, shape, dtype=np.int32)
+    found = model({"low_res": low, "high_res": high}, windows=windows)
+    return model, {"low_res": low, "high_res": high, "windows": windows}, np.asarray(tf.sigmoid(found))[:, 0]
+
+
+# Each export of a whole model takes many seconds, so that the formats share the models out.
+@pytest.mark.slow
+def test_a_model_by_name_as_saved_model(tmp_path):
+    model, given, probabilities = named("stem-b0")
+    served = tf.saved_model.load(str(keras_stoch.export(model, tmp_path / "served"))).signatures
+    feed = {name: tf.constant(value if name == "windows" else np.uint8(value)) for name, value in given.items()}
+    np.testing.assert_allclose(served["serve_windows"](**feed)["probability"].numpy(), probabilities, rtol=0, atol=1e-5)
+    # Nothing in it asks for XLA, which servers on CPUs are built or started without.
+    assert b"_XlaMustCompile" not in (tmp_path / "served" / "saved_model.pb").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [("b0",), ("stem-b0", "image"), ("split-b0",)], ids="-".join)
+def test_models_by_name_as_onnx(case, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, onnx and tf2onnx")
+    model, given, probabilities = named(*case)
+    path = keras_stoch.export(model, tmp_path / "model.onnx", format="onnx")
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert {wanted.name for wanted in session.get_inputs()} == set(given)
+    (found,) = session.run(["probability"], given)
+    np.testing.assert_allclose(found, probabilities, rtol=0, atol=1e-5)
+    normalization = model.get_layer("normalization")
+    assert not isinstance(normalization.mean, np.ndarray)  # the model is as it was
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
+def test_a_model_by_name_as_litert(tmp_path):
+    model, given, probabilities = named("stem-b0")
+    path = keras_stoch.export(model, tmp_path / "model.tflite", format="litert")
+    runner = tf.lite.Interpreter(str(path)).get_signature_runner()
+    feed = {name: value[:1] if name != "windows" or value.ndim == 3 else value for name, value in given.items()}
+    np.testing.assert_allclose(runner(**feed)["probability"], probabilities[:1], rtol=0, atol=1e-5)
+
+
+def test_keras_file(model, given, tmp_path):
+    path = keras_stoch.export(model, tmp_path / "model.keras", format="keras")
+    loaded = keras_stoch.load_model(path)
+    np.testing.assert_allclose(expected(loaded, given), expected(model, given), rtol=0, atol=1e-6)
+
+
+def test_onnx(model, given, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, onnx and tf2onnx")
+    pytest.importorskip("tf2onnx", reason="needs tf2onnx")
+    path = keras_stoch.export(model, tmp_path / "model.onnx", format="onnx")
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for part in (slice(None), slice(1)):
+        feed = {name: value[part] if name == "windows" else np.float32(value[part]) for name, value in given.items()}
+        (found,) = session.run(["probability"], feed)
+        np.testing.assert_allclose(found, expected(model, given)[part], rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
+def test_litert(model, given, tmp_path):
+    path = keras_stoch.export(model, tmp_path / "model.tflite", format="litert")
+    runner = tf.lite.Interpreter(str(path)).get_signature_runner()
+    feed = {name: value[:1] if name == "windows" else np.float32(value[:1]) for name, value in given.items()}
+    np.testing.assert_allclose(runner(**feed)["probability"], expected(model, given)[:1], rtol=0, atol=1e-5)

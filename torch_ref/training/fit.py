@@ -1,0 +1,176 @@
+"""`fit`: the paper's training, on one device or several processes. Sections 4.1.7, 4.1.8 and 5.1.1.
+
+    torchrun --nproc-per-node 2 -m torch_ref.training split-b0 PREPARED OUT
+
+trains on several processes (DistributedDataParallel, nccl on GPUs, gloo on CPUs); without torchrun, on one. `sources`
+gives the batches, `engine` takes the steps, `runs` keeps what comes of them; here is what happens when.
+"""
+
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from torch_ref.models import create_model
+from torch_ref.training.engine import train_step, validation_step
+from torch_ref.training.optimizer import make_optimizer
+from torch_ref.training.recipe import Recipe, is_int, make_recipe
+from torch_ref.training.runs import RunFolder, Spectator
+from torch_ref.training.sources import make_source
+from torch_ref.training.strategies import Strategy, get_strategy
+
+
+def fit(
+    model: str, data, out, *, runs: int = 1, seed: int = 0, device=None, num_workers: int = 0, **recipe
+) -> list[dict]:
+    """Trains a model by name on a prepared folder, and writes the files that `keras_stoch.fit` writes.
+
+    Under torchrun every process calls this; the first one writes. A run that has ended is not repeated; one that was
+    interrupted begins anew.
+
+    Args:
+        model: name, see `create_model`.
+        data: folder written by `keras-stoch prepare` or `lesions`.
+        out: folder; run n goes to `run-n` below it.
+        runs: number of runs, with the seeds `seed`, `seed + 1`, ...
+        seed: of weights, order, augmentation, windows and dropout.
+        device: "cpu", "cuda", ...; CUDA where there is one by default.
+        num_workers: processes that read images.
+        **recipe: fields of `Recipe`.
+
+    Returns:
+        A dict per run, as in result.json.
+
+    Raises:
+        ValueError: for unknown options or models, or a folder that is not prepared.
+        FloatingPointError: if the loss is no number any more; the last epoch's weights are kept.
+    """
+    recipe = make_recipe(recipe)
+    for name, value, least in (("runs", runs, 1), ("seed", seed, 0)):
+        if not is_int(value) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}. Received: {value!r}")
+    with get_strategy(device) as strategy:
+        return [
+            _train(model, data, Path(out) / f"run-{run}", recipe, seed + run, num_workers, strategy)
+            for run in range(runs)
+        ]
+
+
+def _train(name, data, path, recipe, seed, num_workers, strategy: Strategy) -> dict:
+    """One run, from its beginning to its end."""
+    net = _model(name, recipe, seed, strategy)
+    model = strategy.distribute(net, recipe.sync_batch_norm)
+    # Weights come from the same seed in every process; what is drawn from here on must differ.
+    torch.manual_seed(_draws_seed(seed, strategy))
+    optimizer = make_optimizer(net, recipe)
+    device = strategy.device
+    scaler = torch.amp.GradScaler(device.type) if recipe.mixed_precision == "float16" else None
+    source = make_source(name, data, recipe, seed, num_workers, strategy)
+    config = {"model": name, "recipe": asdict(recipe), "data": source.identity, "seed": seed}
+    config |= {"processes": strategy.world, "device": device.type}
+    folder = (RunFolder if strategy.is_chief else Spectator)(path, config)
+    ended = folder.ended()
+    if ended is not None:
+        return ended
+    folder.begin()
+    best, best_epoch, seconds = -math.inf, -1, 0.0
+    for epoch in range(recipe.epochs):
+        started = time.monotonic()
+        source.begin_epoch(epoch)
+        seen = []
+        for batch, (inputs, targets) in enumerate(source.train):
+            inputs, targets = _to(inputs, device), targets.to(device)
+            loss, logits = train_step(
+                *(model, optimizer, inputs, targets, recipe.rate(epoch)),
+                scaler=scaler,
+                precision=recipe.mixed_precision,
+            )
+            loss = float(strategy.mean(loss))
+            logits, targets = strategy.gather(logits), strategy.gather(targets)
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"The loss became {loss} in epoch {epoch}, batch {batch}. {_kept(path, epoch)}"
+                )
+            seen.append(([loss], logits.float().cpu().numpy()[:, 0], targets.cpu().numpy()))
+            folder.add_batch(epoch, batch, loss)
+        losses, logits, targets = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+        val_loss, val_auc = _validate(net, source, recipe, device)
+        if not math.isfinite(val_loss):
+            raise FloatingPointError(f"The validation loss became no number in epoch {epoch}. {_kept(path, epoch)}")
+        spent = round(time.monotonic() - started, 2)
+        seconds += spent
+        row = {
+            "epoch": epoch,
+            "train_loss": float(losses.mean()),
+            "val_loss": val_loss,
+            "train_auc": _roc_auc(targets, logits),
+            "val_auc": val_auc,
+            "learning_rate": recipe.rate(epoch),
+            "seconds": spent,
+        }
+        if val_auc > best:
+            best, best_epoch = val_auc, epoch
+            folder.save_weights(net, "best")
+        folder.save_weights(net, "last")
+        folder.add_epoch(row)
+    result = {
+        "seed": seed,
+        "epochs": recipe.epochs,
+        "best_epoch": best_epoch,
+        "best_val_auc": best,
+        "final_val_auc": row["val_auc"],
+        "final_val_loss": row["val_loss"],
+        "seconds": round(seconds, 1),
+    }
+    folder.finish(result)
+    strategy.wait()
+    return result
+
+
+def _model(name, recipe: Recipe, seed, strategy: Strategy):
+    """The model by name, with weights of this seed."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(_draws_seed(seed, strategy))
+    sizes = {key: getattr(recipe, key) for key in ("low_res", "high_res") if getattr(recipe, key)}
+    rates = {"dropout": recipe.dropout, "drop_connect": recipe.drop_connect}
+    options = {"window_sharing": recipe.window_sharing, "generator": generator}
+    return create_model(name, **sizes, **rates, **options).to(strategy.device)
+
+
+def _draws_seed(seed, strategy: Strategy) -> int:
+    """The seed of what every process draws by itself."""
+    return seed * 1_000_003 + strategy.rank
+
+
+def _validate(net, source, recipe: Recipe, device) -> tuple[float, float]:
+    """(loss, ROC AUC) over the validation images."""
+    net.eval()
+    parts = [
+        (validation_step(net, _to(inputs, device), recipe).cpu().numpy(), targets.numpy())
+        for inputs, targets in source.validation
+    ]
+    scores, targets = (np.concatenate(part) for part in zip(*parts, strict=True))
+    # The cross-entropy of a logit, in the form that does not overflow.
+    loss = np.maximum(scores, 0) - scores * targets + np.log1p(np.exp(-np.abs(scores)))
+    if not np.isfinite(loss).all():
+        return math.nan, math.nan
+    return float(loss.mean()), _roc_auc(targets, scores)
+
+
+def _to(inputs, device):
+    return {key: value.to(device, non_blocking=True) for key, value in inputs.items()}
+
+
+def _kept(path, epoch) -> str:
+    """What a run that diverged leaves."""
+    return f"{path} keeps the weights of epoch {epoch - 1}" if epoch else "No epoch had ended, so no weights are kept"
+
+
+def _roc_auc(targets, scores) -> float:
+    """The exact area under the ROC curve, by scikit-learn; NaN if there is one class only."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(targets, scores)) if len(np.unique(targets)) == 2 else math.nan
