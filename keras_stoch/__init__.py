@@ -1,6 +1,19 @@
 """Stochastic convolutions for high resolution images, in Keras 3.
 
 Names are loaded on first use, so that `import keras_stoch` costs nothing.
+
+The letters of shapes are those of `torch_ref`. Here channels stand last, there they stand first:
+
+    B       images of a batch
+    H, W    rows and columns of an image, or of the maps made of it
+    C       their channels, 3 in a photograph
+    F       filters: the channels that a layer puts out; a stochastic one draws a window for each
+    K, L    rows and columns of a kernel; K alone where it is square
+    S, T    strides over rows and columns; S alone where they are equal
+    P, Q    rows and columns of the maps that a layer puts out
+    M, N    rows and columns of a window: M = (P - 1) S + K, N = (Q - 1) T + L
+
+    images (B, H, W, C), kernel (K, L, C, F), windows (F, 2) or (B, F, 2) -> maps (B, P, Q, F)
 """
 
 import sys

@@ -66,7 +66,7 @@ def read_official_weights(source) -> OfficialWeights:
         return source
     if isinstance(source, keras.Model):
         tensors = {
-            f"{_canonical(layer.name)}/{variable.name}": keras.ops.convert_to_numpy(variable)
+            f"{_layer_name(layer.name)}/{variable.name}": keras.ops.convert_to_numpy(variable)
             for layer in source.layers
             for variable in layer.weights
         }
@@ -132,7 +132,7 @@ def load_official_weights(model, source) -> LoadReport:
         else:
             missing.append(name)
     if missing or mismatched:
-        raise ValueError(describe_failure(official.source, missing, mismatched))
+        raise ValueError(_describe_failure(official.source, missing, mismatched))
     for variable in model.weights:
         if variable.path in found:
             variable.assign(found[variable.path])
@@ -172,7 +172,7 @@ def _widened_layers(model) -> set[str]:
     return {"predictions"}
 
 
-def describe_failure(source: str, missing: list[str], mismatched: list[str]) -> str:
+def _describe_failure(source: str, missing: list[str], mismatched: list[str]) -> str:
     """The message for weights that do not fit."""
     lines = [f"The weights of {source} do not fit the model; nothing was loaded."]
     for title, names in (("Missing in the source", missing), ("Of another shape", mismatched)):
@@ -192,13 +192,13 @@ def _read_h5(file: h5py.File) -> dict[str, np.ndarray]:
             for name in group.attrs["weight_names"]:
                 # Nested as "layer/variable:0", or "layer/layer/variable:0" when the saver repeated the name.
                 variable = _text(name).split(":")[0].split("/")[-1]
-                tensors[f"{_canonical(layer)}/{variable}"] = np.asarray(group[_text(name)])
+                tensors[f"{_layer_name(layer)}/{variable}"] = np.asarray(group[_text(name)])
         return tensors
     for group in file["layers"].values():  # Keras 3 layout: the layer's name is an attribute of its variables
         variables = group["vars"]
         if len(variables) == 0:
             continue
-        layer = _canonical(variables.attrs.get("name", ""))
+        layer = _layer_name(variables.attrs.get("name", ""))
         names = VARIABLES.get(layer) or VARIABLES["bn" if layer.endswith("bn") else "conv"]
         for index, array in variables.items():
             tensors[f"{layer}/{names[int(index)]}"] = np.asarray(array)
@@ -214,7 +214,7 @@ def _has_imagenet_rescaling(config, tensors) -> bool:
     return variance is not None and np.allclose(np.ravel(variance), IMAGENET_STDDEV_RGB, rtol=1e-3)
 
 
-def _canonical(layer) -> str:
+def _layer_name(layer) -> str:
     """A layer's name without the number that Keras appends to the one layer official models leave unnamed."""
     return re.sub(r"^normalization_\d+$", "normalization", _text(layer))
 

@@ -66,18 +66,18 @@ class Dropout(keras.layers.Dropout):
 class StochasticConv2D(keras.layers.Layer):
     """Convolves every output channel's kernel over its own random window of a high-resolution image.
 
-    The window of a kernel is just large enough, (output_size - 1) * strides + kernel_size, to give a map of
-    `output_size` without padding; where it lies is drawn anew on every call, in training and at inference alike. The
+    The window of a kernel is just large enough, M = (P - 1) S + K rows and N = (Q - 1) T + L columns, to give a map of
+    P x Q without padding; where it lies is drawn anew on every call, in training and at inference alike. The
     cost is that of a convolution over an image of the window's size, however large the image is.
 
     Because nothing is padded, input normalisation folds exactly into kernel and bias: with `rescale` and `normalize`
     the layer reads uint8 pixels as they are, a quarter of the memory traffic of float32.
 
     Args:
-        filters: int, number of output channels.
-        kernel_size: int or (rows, columns).
-        output_size: int or (rows, columns), size of the output maps.
-        strides: int or (rows, columns).
+        filters: F, number of output channels.
+        kernel_size: int or (K, L).
+        output_size: int or (P, Q), size of the output maps.
+        strides: int or (S, T).
         window_sharing: "batch" (all images of a batch share one draw, as in the paper's experiments) or "image"
             (every image has its own, as the paper intended).
         implementation: "auto", or one of "naive", "slices", "gather", "taps", see `keras_stoch.stochastic`. All
@@ -93,11 +93,11 @@ class StochasticConv2D(keras.layers.Layer):
 
     Call arguments:
         images: uint8 or float tensor.
-        windows: int32 tensor of (top, left) offsets to use instead of a draw, `(filters, 2)` or
-            `(batch, filters, 2)`. May be passed to a whole `EfficientNet`.
+        windows: int32 tensor of (top, left) offsets to use instead of a draw, (F, 2) or (B, F, 2). May be passed to a
+            whole `EfficientNet`.
 
-    Input shape: `(batch, height, width, channels)`, height and width at least the window's.
-    Output shape: `(batch, *output_size, filters)`.
+    Input shape: (B, H, W, C), H and W at least the window's M and N.
+    Output shape: (B, P, Q, F), where (P, Q) is `output_size`.
 
     Raises:
         ValueError: for arguments out of range, and when an image is smaller than the window.
@@ -169,7 +169,7 @@ class StochasticConv2D(keras.layers.Layer):
 
     @property
     def window(self) -> tuple[int, int]:
-        """Height and width in pixels of the window each kernel is convolved over."""
+        """(M, N) in pixels of the window each kernel is convolved over."""
         return window_size(self.output_size, self.kernel_size, self.strides)
 
     def build(self, input_shape):
@@ -193,11 +193,11 @@ class StochasticConv2D(keras.layers.Layer):
         """Draws windows for images of this size, as a call without `windows=` does.
 
         Args:
-            image_size: (height, width) in pixels.
-            batch: number of images; needed with window_sharing="image".
+            image_size: (H, W) in pixels.
+            batch: B; needed with window_sharing="image".
 
         Returns:
-            int32 tensor (filters, 2), or (batch, filters, 2).
+            int32 tensor (F, 2), or (B, F, 2).
         """
         batch = batch if self.window_sharing == "image" else None
         return draw_windows(image_size, self.window, self.filters, batch, self.seed_generator)
@@ -215,7 +215,7 @@ class StochasticConv2D(keras.layers.Layer):
                 )
         if not self.image_gradient:
             images = ops.stop_gradient(images)
-        kernel, bias = self._folded()
+        kernel, bias = self.folded()
         name = self.implementation
         if name == "auto":
             name = stochastic.choose(self.image_gradient)
@@ -224,7 +224,7 @@ class StochasticConv2D(keras.layers.Layer):
             outputs = outputs + ops.cast(bias, outputs.dtype)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _folded(self):
+    def folded(self):
         """Kernel and bias for raw pixels: sum k ((a x - m) / s) + b = sum (k a / s) x + (b - sum k m / s).
 
         Computed in the type of the weights, float32 under mixed precision, and rounded to the type of the
@@ -239,9 +239,9 @@ class StochasticConv2D(keras.layers.Layer):
         if self.normalize:
             std = ops.maximum(ops.sqrt(ops.convert_to_tensor(self.variance, dtype)), keras.config.epsilon())
             shift = -ops.convert_to_tensor(self.mean, dtype) / std
-            fixed = ops.sum(kernel * shift[:, None], axis=(0, 1, 2))  # (filters,)
+            fixed = ops.sum(kernel * shift[:, None], axis=(0, 1, 2))  # (K, L, C, F) -> (F,)
             bias = fixed if bias is None else bias + fixed
-            scale = (scale / std)[:, None]
+            scale = (scale / std)[:, None]  # (C, 1)
         return ops.cast(kernel * scale, self.compute_dtype), bias
 
     def compute_output_shape(self, input_shape):
@@ -297,7 +297,7 @@ def conv(filters, kernel_size=1, name=None, **kwargs):
 
 
 def stem(x, filters, prefix="", dtype=None):
-    """Convolution 3x3 with stride 2, batch norm, swish: (B, H, W, C) -> (B, H/2, W/2, filters)."""
+    """Convolution 3x3 with stride 2, batch norm, swish: (B, H, W, C) -> (B, H/2, W/2, F)."""
     x = keras.layers.ZeroPadding2D(correct_pad(x.shape[1:3], 3), dtype=dtype, name=f"{prefix}stem_conv_pad")(x)
     x = conv(filters, 3, strides=2, padding="valid", dtype=dtype, name=f"{prefix}stem_conv")(x)
     x = keras.layers.BatchNormalization(dtype=dtype, name=f"{prefix}stem_bn")(x)
@@ -305,7 +305,7 @@ def stem(x, filters, prefix="", dtype=None):
 
 
 def stochastic_stem(images, filters, output_size, prefix="detail_", dtype=None, **kwargs):
-    """The stem on random windows: raw pixels (B, H, W, 3) -> (B, *output_size, filters)."""
+    """The stem on random windows: raw pixels (B, H, W, 3) -> (B, P, Q, F)."""
     x = StochasticConv2D(
         filters,
         3,
@@ -326,7 +326,7 @@ def stochastic_stem(images, filters, output_size, prefix="detail_", dtype=None, 
 def inverted_bottleneck(x, block: Block, drop_connect=0.2, prefix="", dtype=None):
     """MBConv: expand, depthwise, squeeze-and-excite, project, and the residual where shapes allow.
 
-    The output convolution has no activation. (B, H, W, C) -> (B, H/strides, W/strides, block.filters).
+    The output convolution has no activation. (B, H, W, C) -> (B, H/S, W/S, F).
     """
     name = f"{prefix}{block.name}_"
     inputs = x
@@ -356,8 +356,8 @@ def inverted_bottleneck(x, block: Block, drop_connect=0.2, prefix="", dtype=None
     x = keras.layers.Activation("swish", dtype=dtype, name=f"{name}activation")(x)
 
     squeezed = max(1, int(filters_in * SQUEEZE_RATIO))
-    se = keras.layers.GlobalAveragePooling2D(dtype=dtype, name=f"{name}se_squeeze")(x)  # (B, filters)
-    se = keras.layers.Reshape((1, 1, filters), dtype=dtype, name=f"{name}se_reshape")(se)
+    se = keras.layers.GlobalAveragePooling2D(dtype=dtype, name=f"{name}se_squeeze")(x)  # (B, C)
+    se = keras.layers.Reshape((1, 1, filters), dtype=dtype, name=f"{name}se_reshape")(se)  # (B, 1, 1, C)
     se = conv(squeezed, activation="swish", use_bias=True, dtype=dtype, name=f"{name}se_reduce")(se)
     se = conv(filters, activation="sigmoid", use_bias=True, dtype=dtype, name=f"{name}se_expand")(se)
     x = keras.layers.Multiply(dtype=dtype, name=f"{name}se_excite")([x, se])
@@ -373,7 +373,7 @@ def inverted_bottleneck(x, block: Block, drop_connect=0.2, prefix="", dtype=None
 
 
 def top(x, filters, prefix="", dtype=None):
-    """Convolution 1x1, batch norm, swish, average pool: (B, H, W, C) -> (B, filters)."""
+    """Convolution 1x1, batch norm, swish, average pool: (B, H, W, C) -> (B, F)."""
     x = conv(filters, dtype=dtype, name=f"{prefix}top_conv")(x)
     x = keras.layers.BatchNormalization(dtype=dtype, name=f"{prefix}top_bn")(x)
     x = keras.layers.Activation("swish", dtype=dtype, name=f"{prefix}top_activation")(x)

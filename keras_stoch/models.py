@@ -18,7 +18,7 @@ class EfficientNet(keras.Model):
     Made by `create_model`. It is called, trained, saved and loaded like any functional Keras model.
 
     Call arguments:
-        inputs: pixel values from 0 to 255, `(batch, height, width, 3)`; a dict of "low_res" and "high_res" for
+        inputs: pixel values from 0 to 255, (B, H, W, 3); a dict of "low_res" and "high_res" for
             models with a detail branch.
         training: bool.
         windows: optional int32 offsets for the stochastic stem, see `StochasticConv2D`.
@@ -79,8 +79,8 @@ def create_model(
         dtype: dtype policy of every layer, for instance "mixed_bfloat16". Defaults to Keras's global policy.
 
     Returns:
-        An `EfficientNet` from pixel values 0-255 `(batch, height, width, 3)`, uint8 or float, to
-        `(batch, num_classes)`. Models with a detail branch take a dict of "low_res" and "high_res".
+        An `EfficientNet` from pixel values 0-255 (B, H, W, 3), uint8 or float, to (B, num_classes). Models with a
+        detail branch take a dict of "low_res" and "high_res".
 
     Raises:
         ValueError: for an unknown name or an argument out of range; for weights that lack a tensor or hold one

@@ -1,7 +1,7 @@
 """Windows: the region of a high-resolution image that one kernel sees.
 
-A window is given by the `(top, left)` offset of its first pixel, int32: `(filters, 2)` when all images of a batch
-share them, `(batch, filters, 2)` when every image has its own. Source: section 3.2.1 of the paper.
+A window is given by the `(top, left)` offset of its first pixel, int32: (F, 2) when all images of a batch share them,
+(B, F, 2) when every image has its own. Source: section 3.2.1 of the paper.
 """
 
 import keras
@@ -9,17 +9,17 @@ from keras import ops
 
 
 def window_size(output_size, kernel_size, strides) -> tuple[int, int]:
-    """Height and width of a window in pixels: (output - 1) * stride + kernel, per axis (section 3.2.1).
+    """Rows and columns of a window in pixels: M = (P - 1) S + K, N = (Q - 1) T + L.
 
     Args:
-        output_size, kernel_size, strides: (rows, columns) each.
+        output_size, kernel_size, strides: (P, Q), (K, L), (S, T).
     """
-    return tuple((o - 1) * s + k for o, k, s in zip(output_size, kernel_size, strides, strict=True))
+    return tuple((p - 1) * s + k for p, k, s in zip(output_size, kernel_size, strides, strict=True))
 
 
 def check_fits(image_size, window) -> None:
-    """ValueError naming both sizes if an image is smaller than the window. Unknown (None) sizes pass."""
-    if any(n is not None and n < w for n, w in zip(image_size, window, strict=True)):
+    """ValueError naming both sizes if an image (H, W) is smaller than the window (M, N). Unknown (None) sizes pass."""
+    if any(h is not None and h < m for h, m in zip(image_size, window, strict=True)):
         raise ValueError(
             f"The image is smaller than the window that each kernel is convolved over: an output of this size needs "
             f"images of at least {window[0]}x{window[1]} pixels (height x width). "
@@ -34,18 +34,18 @@ def draw_windows(image_size, window, filters: int, batch=None, seed=None):
     uniform over {0, ..., image - window}, which is drawn here.
 
     Args:
-        image_size: (height, width) of the images in pixels.
-        window: (height, width) of the window, see `window_size`.
-        filters: int, one window each.
-        batch: number of images that each get windows of their own; None for windows shared by the batch.
+        image_size: (H, W) of the images in pixels.
+        window: (M, N) of the window, see `window_size`.
+        filters: F, one window each.
+        batch: B, if every image gets windows of its own; None for windows shared by the batch.
         seed: `keras.random.SeedGenerator`, int or None. Replicas of a `tf.distribute` strategy draw differently.
 
     Returns:
-        int32 tensor of (top, left): (filters, 2), or (batch, filters, 2).
+        int32 tensor of (top, left): (F, 2), or (B, F, 2).
     """
     check_fits(image_size, window)
     shape = (filters,) if batch is None else (batch, filters)
-    spans = [n - w + 1 for n, w in zip(image_size, window, strict=True)]
+    spans = [h - m + 1 for h, m in zip(image_size, window, strict=True)]
     return ops.stack([_uniform(shape, span, seed) for span in spans], axis=-1)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
-# stage: kernel, repeats, channels, expansion, stride
+# stage: kernel size, repeats, filters, expansion, strides
 BASELINE = [
     (3, 1, 16, 1, 1),
     (3, 2, 24, 6, 2),
@@ -18,23 +18,26 @@ BASELINE = [
     (5, 4, 192, 6, 2),
     (3, 1, 320, 6, 1),
 ]
-STEM_CHANNELS = 32
-TOP_CHANNELS = 1280
+STEM_FILTERS = 32
+TOP_FILTERS = 1280
+SQUEEZE_RATIO = Fraction(1, 4)  # of the block's *input* channels
 
 
 @dataclass(frozen=True)
-class BlockSpec:
+class Block:
+    """One inverted bottleneck block after scaling. `drop_fraction` times the drop-connect rate is its rate."""
+
     name: str
     kernel_size: int
-    channels: int
+    filters: int
     expansion: int
-    stride: int
+    strides: int
     drop_fraction: float
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One model: `width` and `depth` factors, default input size in pixels, factor on the stem's channels.
+    """One model: `width` and `depth` factors, default input size in pixels, factor on the stem's filters.
 
     `join` tells after what the detail branch is concatenated to the global one: "stem", a block, or "avg_pool".
     """
@@ -46,29 +49,29 @@ class Architecture:
     join: str | None = None
     high_res: int = 1024
 
-    def scale_channels(self, channels: int) -> int:
-        """Channels times width to the nearest multiple of 8 (halves up), at least 8 and 90% of the exact value."""
-        exact = channels * self.width
-        scaled = max(8, 8 * int((exact + 4) / 8))
-        return scaled + 8 if scaled < Fraction(9, 10) * exact else scaled
+    @property
+    def stem_filters(self) -> int:
+        return self.stem_factor * self.round_filters(STEM_FILTERS)
 
     @property
-    def stem_channels(self) -> int:
-        return self.stem_factor * self.scale_channels(STEM_CHANNELS)
+    def top_filters(self) -> int:
+        return self.round_filters(TOP_FILTERS)
 
     @property
-    def top_channels(self) -> int:
-        return self.scale_channels(TOP_CHANNELS)
-
-    @property
-    def blocks(self) -> list[BlockSpec]:
+    def blocks(self) -> list[Block]:
         """Every block in order, under its official name (`block1a`, `block2a`, `block2b`, ...)."""
         rows = [
-            (f"block{stage}{'abcdefghijklmnop'[i]}", k, self.scale_channels(c), e, s if i == 0 else 1)
-            for stage, (k, n, c, e, s) in enumerate(BASELINE, start=1)
+            (f"block{stage}{'abcdefghijklmnop'[i]}", k, self.round_filters(f), e, s if i == 0 else 1)
+            for stage, (k, n, f, e, s) in enumerate(BASELINE, start=1)
             for i in range(ceil(n * self.depth))
         ]
-        return [BlockSpec(*row, drop_fraction=i / len(rows)) for i, row in enumerate(rows)]
+        return [Block(*row, drop_fraction=i / len(rows)) for i, row in enumerate(rows)]
+
+    def round_filters(self, filters: int) -> int:
+        """Filters times width to the nearest multiple of 8 (halves up), at least 8 and 90% of the exact value."""
+        exact = filters * self.width
+        scaled = max(8, 8 * int((exact + 4) / 8))
+        return scaled + 8 if scaled < Fraction(9, 10) * exact else scaled
 
 
 ARCHITECTURES = {

@@ -94,7 +94,7 @@ def load_official_weights(model: nn.Module, source) -> LoadReport:
     widened = tuple(f"{layer}." for layer in getattr(model, "widened", ()))
     ready, problems, kept, used = {}, [], [], set()
     for name, tensor in state.items():
-        keras_name, array = _find(model, name, official)
+        keras_name, array = _official_tensor(model, name, official)
         if array is None:
             if headless and name.startswith("predictions."):
                 kept.append(name)
@@ -122,7 +122,7 @@ def load_official_weights(model: nn.Module, source) -> LoadReport:
     return LoadReport(tuple(ready), unused, tuple(kept))
 
 
-def _find(model, name, official):
+def _official_tensor(model, name, official):
     """The Keras name of a torch tensor, and that tensor's array in torch layout (None if absent)."""
     tensors = official.tensors
     path, _, variable = name.rpartition(".")

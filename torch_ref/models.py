@@ -24,7 +24,7 @@ class Branch(nn.Module):
 
     Args:
         architecture: a row of the table.
-        stem: module that makes `architecture.stem_channels` maps of the input, called `stem_conv`.
+        stem: module that makes `architecture.stem_filters` maps of the input, called `stem_conv`.
         first, last: the first and last of ("stem", block names ..., "avg_pool") that belong to this branch.
         channels: input channels of the first block, if the stem is not part of the branch.
         prefix: of the names under which masks for dropout are looked up.
@@ -32,21 +32,21 @@ class Branch(nn.Module):
 
     def __init__(self, architecture, drop_connect, stem=None, channels=None, first="stem", last="avg_pool", prefix=""):
         super().__init__()
-        places = ["stem", *(spec.name for spec in architecture.blocks), "avg_pool"]
+        places = ["stem", *(block.name for block in architecture.blocks), "avg_pool"]
         self.places = places[places.index(first) : places.index(last) + 1]
         if "stem" in self.places:
-            channels = architecture.stem_channels
+            channels = architecture.stem_filters
             self.stem_conv = stem
             self.stem_bn = BatchNorm2d(channels)
             self.stem_activation = nn.SiLU()
-        for spec in architecture.blocks:
-            if spec.name in self.places:
-                block = InvertedBottleneck(channels, spec, drop_connect, prefix + spec.name)
-                self.add_module(spec.name, block)
-                channels = spec.channels
+        for block in architecture.blocks:
+            if block.name in self.places:
+                module = InvertedBottleneck(channels, block, drop_connect, prefix + block.name)
+                self.add_module(block.name, module)
+                channels = block.filters
         if "avg_pool" in self.places:
-            channels = architecture.top_channels
-            self.top_conv = Conv2d(architecture.blocks[-1].channels, channels)
+            channels = architecture.top_filters
+            self.top_conv = Conv2d(architecture.blocks[-1].filters, channels)
             self.top_bn = BatchNorm2d(channels)
             self.top_activation = nn.SiLU()
             self.avg_pool = GlobalAveragePool()
@@ -83,7 +83,7 @@ class EfficientNet(Branch):
     """
 
     def __init__(self, architecture, num_classes, dropout, drop_connect, activation, imagenet_rescaling, stochastic):
-        channels = architecture.stem_channels
+        channels = architecture.stem_filters
         super().__init__(architecture, drop_connect, Conv2d(3, channels, 3, stride=2))
         self.rescaling = Rescaling(1.0 / 255.0)
         self.normalization = Normalization()
@@ -102,11 +102,12 @@ class EfficientNet(Branch):
                 features *= 2
                 self.widened = ["predictions"]
             else:  # the block behind the join sees the channels of both branches
-                names = [spec.name for spec in architecture.blocks]
+                names = [block.name for block in architecture.blocks]
                 index = 0 if self.join_at == "stem" else names.index(self.join_at) + 1
-                spec = architecture.blocks[index]
-                self.widened = [spec.name]
-                self.add_module(spec.name, InvertedBottleneck(2 * self.detail.channels, spec, drop_connect, spec.name))
+                block = architecture.blocks[index]
+                self.widened = [block.name]
+                module = InvertedBottleneck(2 * self.detail.channels, block, drop_connect, block.name)
+                self.add_module(block.name, module)
         self.top_dropout = Dropout(dropout, "top_dropout")
         self.predictions = nn.Linear(features, num_classes)
         limit = math.sqrt(3 * (1 / 3) / num_classes)  # VarianceScaling(1/3, fan_out, uniform)
@@ -176,11 +177,10 @@ def create_model(
     architecture = get_architecture(name)
     if high_res is not None and architecture.join is None:
         raise ValueError(f"{name!r} has no high-resolution input. Received: high_res={high_res!r}")
-    size = _check_size("low_res", architecture.low_res if low_res is None else low_res)
-    _check_size("high_res", architecture.high_res if high_res is None else high_res)
-    for argument, rate in (("dropout", dropout), ("drop_connect", drop_connect)):
-        if not isinstance(rate, int | float) or not 0 <= rate < 1:
-            raise ValueError(f"{argument} must be a number in [0, 1). Received: {argument}={rate!r}")
+    size = check_size("low_res", architecture.low_res if low_res is None else low_res)
+    check_size("high_res", architecture.high_res if high_res is None else high_res)
+    check_rate("dropout", dropout)
+    check_rate("drop_connect", drop_connect)
     if not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(f"num_classes must be a positive int. Received: num_classes={num_classes!r}")
     if activation is not None and not callable(activation):
@@ -202,10 +202,17 @@ def create_model(
     return model
 
 
-def _check_size(argument: str, value) -> tuple[int, int]:
+def check_size(argument: str, value) -> tuple[int, int]:
+    """An int or a pair of ints of at least 32 pixels as `(height, width)`; ValueError otherwise."""
     pair = (value, value) if isinstance(value, int) else value
     if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(n, int) and n >= 32 for n in pair):
         raise ValueError(
             f"{argument} must be an int or a (height, width) of ints, at least 32. Received: {argument}={value!r}"
         )
     return tuple(pair)
+
+
+def check_rate(argument: str, value: float) -> None:
+    """ValueError unless `value` is a number in [0, 1)."""
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{argument} must be a number in [0, 1). Received: {argument}={value!r}")

@@ -1,70 +1,89 @@
-"""The stochastic convolution in the forms that the paper tried (section 4.2.3), as far as they are distinct.
+"""The stochastic convolution: every output channel's kernel over its own random window of the image.
 
-All take images (B, C, H, W) uint8 or float, a kernel (filters, C, kh, kw), windows (filters, 2) or (B, filters, 2),
-and return (B, filters, oh, ow) without padding, bias or activation.
+The forms below compute the same thing: (images, kernel, windows) -> maps, without padding, bias or activation. They
+are those that the paper tried (section 4.2.3), as far as they are distinct. All take, in the letters of `torch_ref`,
+
+    images   (B, C, H, W)            uint8 or float
+    kernel   (F, C, K, L)            the type to compute in
+    windows  (F, 2) or (B, F, 2)     int (top, left)
+
+and stride (S, T) and output_size (P, Q), and return (B, F, P, Q).
 """
 
 import torch
 from torch.nn import functional as F
 
+from torch_ref.windows import window_size
 
-def naive(images, kernel, windows, stride, window):
-    """A convolution per image and filter, copied into a prepared output: StochasticConv1."""
-    windows = windows.expand(len(images), *windows.shape[-2:])
-    oh, ow = ((w - k) // s + 1 for w, k, s in zip(window, kernel.shape[2:], stride, strict=True))
-    out = torch.empty((len(images), len(kernel), oh, ow), dtype=kernel.dtype, device=images.device)
+
+def naive(images, kernel, windows, stride, output_size):
+    """One convolution per image and filter, copied into a prepared output: the paper's StochasticConv1."""
+    window = _window(kernel, stride, output_size)
+    windows = windows.expand(len(images), *windows.shape[-2:])  # (B, F, 2)
+    maps = torch.empty((len(images), len(kernel), *output_size), dtype=kernel.dtype, device=images.device)
     for b in range(len(images)):
         for f in range(len(kernel)):
-            patch = _cut(images[b : b + 1], windows[b, f], window).to(kernel.dtype)
-            out[b, f] = F.conv2d(patch, kernel[f : f + 1], stride=stride)[0, 0]
-    return out
+            patch = _cut(images[b : b + 1], windows[b, f], window).to(kernel.dtype)  # (1, C, M, N)
+            maps[b, f] = F.conv2d(patch, kernel[f : f + 1], stride=stride)[0, 0]  # (P, Q)
+    return maps
 
 
-def slices_copied(images, kernel, windows, stride, window):
-    """A convolution per filter over a slice of the batch, copied into a prepared output."""
-    oh, ow = ((w - k) // s + 1 for w, k, s in zip(window, kernel.shape[2:], stride, strict=True))
-    out = torch.empty((len(images), len(kernel), oh, ow), dtype=kernel.dtype, device=images.device)
-    for f in range(len(kernel)):
-        patch = _cut_batch(images, windows[..., f, :], window).to(kernel.dtype)
-        out[:, f] = F.conv2d(patch, kernel[f : f + 1], stride=stride)[:, 0]
-    return out
+def slices(images, kernel, windows, stride, output_size):
+    """One convolution per filter over a slice of the whole batch: the paper's StochasticConv4, its fastest.
 
-
-def slices(images, kernel, windows, stride, window):
-    """The same, the maps concatenated instead of copied: StochasticConv4, the paper's fastest."""
+    With windows per image the slice is put together from every image's own window.
+    """
     maps = []
     for f in range(len(kernel)):
-        patch = _cut_batch(images, windows[..., f, :], window).to(kernel.dtype)
-        maps.append(F.conv2d(patch, kernel[f : f + 1], stride=stride))
+        patch = _cut(images, windows[..., f, :], _window(kernel, stride, output_size))
+        patch = patch.to(kernel.dtype)  # (B, C, M, N)
+        maps.append(F.conv2d(patch, kernel[f : f + 1], stride=stride))  # (B, 1, P, Q)
     return torch.cat(maps, 1)
 
 
-def gather(images, kernel, windows, stride, window):
-    """All windows gathered as channels, then one grouped convolution: one kernel launch on a GPU."""
-    batch, channels = images.shape[:2]
-    filters = len(kernel)
-    rows = windows[..., 0, None] + torch.arange(window[0], device=images.device)  # (..., filters, wh)
-    columns = windows[..., 1, None] + torch.arange(window[1], device=images.device)
-    rows, columns = rows[..., None], columns[..., None, :]
+def slices_copied(images, kernel, windows, stride, output_size):
+    """The same, the maps copied into a prepared output instead of concatenated."""
+    window = _window(kernel, stride, output_size)
+    maps = torch.empty((len(images), len(kernel), *output_size), dtype=kernel.dtype, device=images.device)
+    for f in range(len(kernel)):
+        patch = _cut(images, windows[..., f, :], window).to(kernel.dtype)  # (B, C, M, N)
+        maps[:, f] = F.conv2d(patch, kernel[f : f + 1], stride=stride)[:, 0]  # (B, P, Q)
+    return maps
+
+
+def gather(images, kernel, windows, stride, output_size):
+    """All windows gathered side by side as channels, then one grouped convolution: the form for GPUs."""
+    B, C = images.shape[:2]
+    M, N = _window(kernel, stride, output_size)
+    rows = windows[..., 0, None] + torch.arange(M, device=images.device)  # (F, M) or (B, F, M)
+    columns = windows[..., 1, None] + torch.arange(N, device=images.device)  # (F, N) or (B, F, N)
+    rows, columns = rows[..., None], columns[..., None, :]  # they meet in (F, M, N) or (B, F, M, N)
     if windows.ndim == 2:
-        patches = images[:, :, rows, columns].transpose(1, 2)  # (B, filters, C, wh, ww)
+        patches = images[:, :, rows, columns].transpose(1, 2)  # (B, F, C, M, N)
     else:
-        index = torch.arange(batch, device=images.device)[:, None, None, None]
-        patches = images.permute(0, 2, 3, 1)[index, rows, columns].permute(0, 1, 4, 2, 3)
-    patches = patches.reshape(batch, filters * channels, *window).to(kernel.dtype)
-    return F.conv2d(patches, kernel, stride=stride, groups=filters)
+        image = torch.arange(B, device=images.device)[:, None, None, None]
+        patches = images.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 1, 4, 2, 3)  # (B, F, C, M, N)
+    patches = patches.reshape(B, len(kernel) * C, M, N).to(kernel.dtype)
+    # A grouped convolution: the kernel has C channels, and every filter sees its own of the F * C.
+    return F.conv2d(patches, kernel, stride=stride, groups=len(kernel))
 
 
-IMPLEMENTATIONS = {"naive": naive, "slices_copied": slices_copied, "slices": slices, "gather": gather}
+IMPLEMENTATIONS = {"naive": naive, "slices": slices, "slices_copied": slices_copied, "gather": gather}
 
 
-def _cut(images, offset, window):
-    top, left = offset.tolist()
+def choose(device: torch.device) -> str:
+    """The fastest form for this device, by benchmarks/stochastic_conv.py."""
+    return "gather" if device.type == "cuda" else "slices"
+
+
+def _window(kernel, stride, output_size) -> tuple[int, int]:
+    """(M, N) for a kernel (F, C, K, L)."""
+    return window_size(output_size, kernel.shape[2:], stride)
+
+
+def _cut(images, offsets, window):
+    """The windows of one filter, (B, C, M, N): one (top, left) for all images, or one for each."""
+    if offsets.ndim == 2:
+        return torch.stack([_cut(image, offset, window) for image, offset in zip(images, offsets, strict=True)])
+    top, left = offsets.tolist()
     return images[..., top : top + window[0], left : left + window[1]]
-
-
-def _cut_batch(images, offsets, window):
-    """One window for all images, or one for each."""
-    if offsets.ndim == 1:
-        return _cut(images, offsets, window)
-    return torch.stack([_cut(image, offset, window) for image, offset in zip(images, offsets, strict=True)])

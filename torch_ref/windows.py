@@ -1,15 +1,23 @@
-"""Windows of the stochastic convolution: (top, left) offsets, (filters, 2) or (batch, filters, 2). Section 3.2.1."""
+"""Windows: the region of a high-resolution image that one kernel sees.
+
+A window is given by the `(top, left)` offset of its first pixel, int64: (F, 2) when all images of a batch share them,
+(B, F, 2) when every image has its own. Source: section 3.2.1 of the paper.
+"""
 
 import torch
 
 
-def window_size(output_size, kernel_size, strides) -> tuple[int, int]:
-    """(output - 1) * stride + kernel, in pixels, rows and columns separately."""
-    return tuple((o - 1) * s + k for o, s, k in zip(output_size, strides, kernel_size, strict=True))
+def window_size(output_size, kernel_size, stride) -> tuple[int, int]:
+    """Rows and columns of a window in pixels: M = (P - 1) S + K, N = (Q - 1) T + L.
+
+    Args:
+        output_size, kernel_size, stride: (P, Q), (K, L), (S, T).
+    """
+    return tuple((p - 1) * s + k for p, k, s in zip(output_size, kernel_size, stride, strict=True))
 
 
 def check_fits(image_size, window) -> None:
-    """ValueError naming both sizes if an image is smaller than the window."""
+    """ValueError naming both sizes if an image (H, W) is smaller than the window (M, N)."""
     if image_size[0] < window[0] or image_size[1] < window[1]:
         raise ValueError(
             f"The image is smaller than the window of a kernel. Needed are at least {window[0]}x{window[1]} pixels "
@@ -18,15 +26,21 @@ def check_fits(image_size, window) -> None:
 
 
 def draw_windows(image_size, window, filters: int, batch: int | None = None, generator=None, device=None):
-    """Uniform over every window inside the image, both ends included, rows and columns independent.
+    """Draws windows uniformly over every position inside the image, both ends included, rows and columns apart.
+
+    Args:
+        image_size: (H, W) of the images in pixels.
+        window: (M, N) of the window, see `window_size`.
+        filters: F, one window each.
+        batch: B, if every image gets windows of its own; None for windows shared by the batch.
+        generator: `torch.Generator` or None.
+        device: of the result.
 
     Returns:
-        int64 tensor (filters, 2) if `batch` is None, else (batch, filters, 2).
+        int64 tensor of (top, left): (F, 2), or (B, F, 2).
     """
     check_fits(image_size, window)
     shape = (filters,) if batch is None else (batch, filters)
-    rows, columns = (
-        torch.randint(0, n - w + 1, shape, generator=generator, device=device)
-        for n, w in zip(image_size, window, strict=True)
-    )
-    return torch.stack((rows, columns), -1)
+    spans = [h - m + 1 for h, m in zip(image_size, window, strict=True)]
+    drawn = [torch.randint(0, span, shape, generator=generator, device=device) for span in spans]
+    return torch.stack(drawn, -1)

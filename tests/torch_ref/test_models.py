@@ -91,7 +91,7 @@ def test_tables_of_both_packages_agree():
     assert ARCHITECTURES.keys() == KERAS.keys()
     for name, ours in ARCHITECTURES.items():
         theirs = KERAS[name]
-        assert (ours.stem_channels, ours.top_channels) == (theirs.stem_filters, theirs.top_filters)
+        assert (ours.stem_filters, ours.top_filters) == (theirs.stem_filters, theirs.top_filters)
         assert [tuple(block) for block in theirs.blocks] == [tuple(vars(block).values()) for block in ours.blocks]
 
 

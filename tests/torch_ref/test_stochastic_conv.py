@@ -25,7 +25,7 @@ def test_every_form_is_the_definition(case, form, sharing, rng):
         torch.from_numpy(kernel).permute(3, 2, 0, 1),
         torch.from_numpy(windows),
         strides,
-        window,
+        output,
     )
     np.testing.assert_allclose(actual.permute(0, 2, 3, 1), expected, rtol=1e-12, atol=1e-10)
 
