@@ -59,6 +59,21 @@ def fit(
         ]
 
 
+def _model(name, recipe: Recipe, seed, strategy: Strategy):
+    """The model by name, with weights of this seed."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(_draws_seed(seed, strategy))
+    sizes = {key: getattr(recipe, key) for key in ("low_res", "high_res") if getattr(recipe, key)}
+    rates = {"dropout": recipe.dropout, "drop_connect": recipe.drop_connect}
+    options = {"window_sharing": recipe.window_sharing, "generator": generator}
+    return create_model(name, **sizes, **rates, **options).to(strategy.device)
+
+
+def _draws_seed(seed, strategy: Strategy) -> int:
+    """The seed of what every process draws by itself."""
+    return seed * 1_000_003 + strategy.rank
+
+
 def _train(name, data, path, recipe, seed, num_workers, strategy: Strategy) -> dict:
     """One run, from its beginning to its end."""
     net = _model(name, recipe, seed, strategy)
@@ -128,21 +143,6 @@ def _train(name, data, path, recipe, seed, num_workers, strategy: Strategy) -> d
     folder.finish(result)
     strategy.wait()
     return result
-
-
-def _model(name, recipe: Recipe, seed, strategy: Strategy):
-    """The model by name, with weights of this seed."""
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(_draws_seed(seed, strategy))
-    sizes = {key: getattr(recipe, key) for key in ("low_res", "high_res") if getattr(recipe, key)}
-    rates = {"dropout": recipe.dropout, "drop_connect": recipe.drop_connect}
-    options = {"window_sharing": recipe.window_sharing, "generator": generator}
-    return create_model(name, **sizes, **rates, **options).to(strategy.device)
-
-
-def _draws_seed(seed, strategy: Strategy) -> int:
-    """The seed of what every process draws by itself."""
-    return seed * 1_000_003 + strategy.rank
 
 
 def _validate(net, source, recipe: Recipe, device) -> tuple[float, float]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed
 
+from torch_ref.layers import BatchNorm2d
+
 
 @dataclass(frozen=True)
 class Strategy:
@@ -29,8 +31,6 @@ class Strategy:
 
     def distribute(self, model, sync_batch_norm: bool):
         """The model to train, whose gradients are averaged over the processes."""
-        from torch_ref.layers import BatchNorm2d
-
         if self.world == 1:
             return model
         for module in model.modules():

@@ -126,4 +126,4 @@ def test_who_writes():
     two, led = {"worker": ["a:1", "b:1"]}, {"chief": ["a:1"], "worker": ["b:1"]}
     assert [is_chief(Strategy(two, "worker", n)) for n in (0, 1)] == [True, False]
     assert [is_chief(Strategy(led, *task)) for task in (("chief", 0), ("worker", 0))] == [True, False]
-    assert is_chief(tf.distribute.getget_strategy())
+    assert is_chief(tf.distribute.get_strategy())
