@@ -9,8 +9,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # torch uses the same GPU
 
-# Imported here and not on first use, because a function bears the name of its module. None of them is heavy.
-from parity.compare import ComparisonReport, compare
+from parity.comparison import ComparisonReport, compare
 from parity.transfer import TransferError, TransferReport, keras_to_torch, torch_to_keras
 
 __all__ = [

@@ -7,8 +7,6 @@ import argparse
 import importlib
 import os
 import sys
-import time
-from dataclasses import asdict
 
 import parity  # sets the environment before Keras is imported
 
@@ -21,21 +19,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="compare official Keras, keras_stoch and torch_ref; write a report")
-    run.add_argument("--models", nargs="+", metavar="NAME", help="default: all")
-    run.add_argument("--checks", nargs="+", metavar="NAME", help="rungs of the ladder; default: all")
-    run.add_argument("--images", metavar="DIR", help="folder of photographs; default: structured pictures")
-    run.add_argument("--seed", type=int, default=0, help="of weights and images (default 0)")
-    run.add_argument("--out", default="build/parity", metavar="DIR", help="default: build/parity")
-    run.add_argument("--jobs", type=int, metavar="N", help="processes (default: 2, if there are two cores)")
-    run.add_argument("--full", action="store_true", help="train at the paper's size; for a GPU")
-    run.add_argument("--no-mutations", action="store_true", help="do not try the planted faults")
+    # The court, this project's own case, knows the packages that the instrument does not.
+    from parity.court import commands as court
 
-    mutate = commands.add_parser("mutations", help="break ports on purpose and see each caught")
-    mutate.add_argument("--names", nargs="+", metavar="NAME", help="default: all")
-    mutate.add_argument("--jobs", type=int, metavar="N", help="processes (default: 2, if there are two cores)")
-    mutate.add_argument("--seeds", type=int, default=20, help="correct ports that must pass (default 20)")
-    mutate.add_argument("--images", metavar="DIR", help="folder of photographs; default: structured pictures")
+    court.add_arguments(commands)
 
     compare = commands.add_parser(
         "compare",
@@ -65,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--no-training", action="store_true", help="compare inference only")
     compare.add_argument("--seed", type=int, default=0)
+    compare.set_defaults(handler=run_compare)
 
     curves = commands.add_parser(
         "curves",
@@ -79,9 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     curves.add_argument("--from-epoch", type=int, default=1, metavar="N", help="where the figure begins (default 1)")
     curves.add_argument("--out", default="build/curves", metavar="DIR", help="default: build/curves")
 
-    claims = commands.add_parser("claims", help="put the paper's claims to its published curves")
-    claims.add_argument("published", metavar="FOLDER", help="folders b0, b4, split-b0, ... of per-epoch CSV files")
-    claims.add_argument("--out", default="build/paper-claims.md", metavar="FILE", help="page to write")
+    curves.set_defaults(handler=run_curves)
 
     return parser
 
@@ -89,15 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments=None) -> int:
     options = make_parser().parse_args(arguments)
     try:
-        if options.command not in ("curves", "claims"):
-            import_tensorflow_quietly()
-        return {
-            "run": run_ladder,
-            "mutations": run_mutations,
-            "compare": run_compare,
-            "curves": run_curves,
-            "claims": run_claims,
-        }[options.command](options)
+        return options.handler(options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -106,90 +84,13 @@ def main(arguments=None) -> int:
         return 130
 
 
-def import_tensorflow_quietly() -> None:
-    """Imports it; it writes notices about its build straight to the terminal while it loads, whatever the log level."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            import tensorflow  # noqa: F401
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-
-
-def run_ladder(arguments) -> int:
-    from parity import court, images, jobs, ladder, report
-
-    # One GPU is not shared by two processes.
-    processes = arguments.jobs or (1 if arguments.full else jobs.default_jobs())
-    given = {name: tuple(v) for name in ("models", "checks") if (v := getattr(arguments, name))}
-    options = ladder.Options(**given, images=arguments.images, seed=arguments.seed, full=arguments.full)
-    paths = images.find_images(options.images) if options.images else None
-    start = time.perf_counter()
-    terminal = report.Terminal(lambda line: print(line, flush=True))
-    samples = {}
-    mutate = not arguments.no_mutations and not given
-    # Runs with a fault are trained along with those without, so that no core waits for another.
-    further = court.faulty_runs(options.plan) if mutate else ()
-    rows = ladder.run(options, terminal.row, processes, samples, further)
-    outcomes = []
-    if mutate:
-        print("\nPorts broken on purpose, each to be caught where it was broken:", flush=True)
-        outcomes = court.run(
-            paths=paths,
-            report=_print_outcome,
-            jobs=processes,
-            samples=samples,
-            plan=options.plan,
-        )
-    (thumbnails,) = images.make_batches(paths, 8, (96, 96), [options.seed])
-    seconds = time.perf_counter() - start
-    page = report.write(rows, arguments.out, asdict(options), seconds, outcomes, thumbnails)
-    failed, missed = sum(not row.passed for row in rows), sum(not o.caught for o in outcomes)
-    verdict = f"{len(rows) - failed} of {len(rows)} checks passed"
-    if outcomes:
-        verdict += f", {len(outcomes) - missed} of {len(outcomes)} planted faults caught"
-    print(f"\n{verdict}, in {seconds:.0f} s. Report: {page}")
-    if not rows or all(row.value is None for row in rows):
-        print("error: nothing could be compared", file=sys.stderr)
-        return 2
-    return 1 if failed or missed else 0
-
-
-def run_mutations(arguments) -> int:
-    from parity import court, images, jobs
-
-    paths = images.find_images(arguments.images) if arguments.images else None
-    outcomes = court.run(arguments.names, paths, _print_outcome, arguments.jobs or jobs.default_jobs())
-    alarms = {}
-    if arguments.seeds:
-        print(f"\nCorrect ports with {arguments.seeds} different seeds:", flush=True)
-        alarms = court.false_alarms(
-            range(arguments.seeds),
-            paths,
-            lambda seed, failed: print(f"{'ok   passes' if not failed else f'FAIL {failed}'}  seed {seed}", flush=True),
-        )
-    caught, false = sum(o.caught for o in outcomes), sum(bool(failed) for failed in alarms.values())
-    print(f"\n{caught} of {len(outcomes)} faults caught, {false} false alarms in {len(alarms)} correct ports.")
-    return 0 if caught == len(outcomes) and not false else 1
-
-
-def _print_outcome(outcome) -> None:
-    from parity.court import margin
-
-    m = outcome.mutation
-    verdict = "ok  " if outcome.caught else "MISS"
-    seen = "" if outcome.caught else f"  found {outcome.failed}"
-    print(f"{verdict} {m.name:60} {m.rung:14} {m.layer:22} {margin(outcome):>8}{seen}", flush=True)
-
-
 def run_compare(arguments) -> int:
     import numpy as np
 
     from parity import images
+    from parity.environment import import_tensorflow_quietly
 
+    import_tensorflow_quietly()
     reference, candidate = _make(arguments.reference), _make(arguments.candidate)
     names = arguments.names
     if names == ["order"]:
@@ -247,18 +148,6 @@ def run_curves(arguments) -> int:
     record.write_text(json.dumps([report.to_dict() for report in reports], indent=1) + "\n")
     print(f"\n{figure}\n{record}")
     return 0 if all(report.equivalent for report in reports) else 1
-
-
-def run_claims(arguments) -> int:
-    from pathlib import Path
-
-    from parity.claims import document
-
-    out = Path(arguments.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(document(arguments.published, out.parent / "figures"))
-    print(out)
-    return 0
 
 
 def _make(spec: str):

@@ -81,15 +81,6 @@ def structured_images(count: int, size: tuple[int, int], seed: int) -> np.ndarra
     return np.asarray(images, np.float32)
 
 
-def with_detail(high_res: np.ndarray, low_res: int) -> dict[str, np.ndarray]:
-    """Inputs of a model with a detail branch: the images as uint8, and box-averaged to `low_res` pixels a side."""
-    from PIL import Image
-
-    whole = np.uint8(np.clip(np.rint(high_res), 0, 255))
-    small = [Image.fromarray(image).resize((low_res, low_res), Image.Resampling.BOX) for image in whole]
-    return {"low_res": np.stack([np.asarray(image, np.float32) for image in small]), "high_res": whole}
-
-
 def make_batches(paths, count: int, size: tuple[int, int], seeds) -> list[np.ndarray]:
     """One batch of `count` images per seed: photographs, or structured pictures where `paths` is None."""
     if paths:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity import naming
-from parity.capture import Subject, pair
+from parity.adapters.base import Adapter
+from parity.naming import Rules
+from parity.pairing import pair
 
 
 class TransferError(ValueError):
@@ -53,7 +54,7 @@ class TransferReport:
         return "\n".join(lines)
 
 
-def match(source: Subject, target: Subject) -> TransferReport:
+def match(source: Adapter, target: Adapter) -> TransferReport:
     """Pairs the weights of two models by canonical name and shape; copies nothing."""
     ours, theirs = source.weights(), target.weights()
     matched, wrong_shape = [], []
@@ -75,7 +76,7 @@ def match(source: Subject, target: Subject) -> TransferReport:
     )
 
 
-def transfer(source: Subject, target: Subject, strict: bool = True) -> TransferReport:
+def transfer(source: Adapter, target: Adapter, strict: bool = True) -> TransferReport:
     """Copies every matching weight from source to target, bit for bit where the types agree.
 
     Raises:
@@ -89,7 +90,7 @@ def transfer(source: Subject, target: Subject, strict: bool = True) -> TransferR
     return report
 
 
-def torch_to_keras(torch_model, keras_model, names: naming.Rules = None, strict: bool = True) -> TransferReport:
+def torch_to_keras(torch_model, keras_model, names: Rules = None, strict: bool = True) -> TransferReport:
     """Copies the weights and statistics of a torch module into a Keras model.
 
     Args:
@@ -109,7 +110,7 @@ def torch_to_keras(torch_model, keras_model, names: naming.Rules = None, strict:
     return transfer(source, target, strict)
 
 
-def keras_to_torch(keras_model, torch_model, names: naming.Rules = None, strict: bool = True) -> TransferReport:
+def keras_to_torch(keras_model, torch_model, names: Rules = None, strict: bool = True) -> TransferReport:
     """Copies the weights and statistics of a Keras model into a torch module; see `torch_to_keras`."""
     source, target = pair(keras_model, torch_model, names)
     return transfer(source, target, strict)

@@ -1,3 +1,5 @@
+"""The command line: wrong arguments, reports, exit codes, a run that is killed."""
+
 import contextlib
 import json
 import re
@@ -14,10 +16,12 @@ from parity.__main__ import main
 @pytest.fixture
 def small(monkeypatch):
     """The ladder at a size that takes seconds."""
-    from parity import ladder
+    from parity.court import cases, ladder, session
 
-    monkeypatch.setattr(ladder, "MODELS", {"b0": (ladder.Case(64),), "b4": (ladder.Case(64),)})
-    monkeypatch.setattr(ladder, "BACKEND_CASES", (("b0", ladder.Case(64)),))
+    for model in ("b0", "b4"):
+        monkeypatch.setitem(cases.MODELS, model, (cases.Case(64),))
+    for module in (ladder, session):
+        monkeypatch.setattr(module, "BACKEND_CASES", (("b0", cases.Case(64)),))
 
 
 def test_run_on_photographs_writes_a_report(small, photographs, tmp_path, capsys):
@@ -56,22 +60,24 @@ def test_run_on_photographs_writes_a_report(small, photographs, tmp_path, capsys
 
 
 def test_a_failed_check_exits_with_1_and_says_where(small, tmp_path, capsys, monkeypatch):
-    from parity import exhibits
+    from parity.court import exhibits
 
-    build = exhibits.build
+    shared = exhibits.shared
 
     def broken(package, *args, **kwargs):
-        subject = build(package, *args, **kwargs)
+        adapter = shared(package, *args, **kwargs)
         if package == "torch_ref":
-            subject.model.block3a.bn.eps = 1e-5
-        return subject
+            adapter.model.block3a.bn.eps = 1e-5
+        return adapter
 
-    monkeypatch.setattr(exhibits, "build", broken)
+    shared.cache_clear()
+    monkeypatch.setattr(exhibits, "shared", broken)
     code = main(["run", "--models", "b0", "--checks", "forward", "--out", str(tmp_path)])
     assert code == 1
     out = capsys.readouterr().out
     assert "FAIL" in out
     assert "first: block3a_bn" in out
+    shared.cache_clear()
     report = json.loads((tmp_path / "report.json").read_text())
     assert not report["passed"]
     assert {row["first_divergence"] for row in report["checks"] if not row["passed"]} == {"block3a_bn"}

@@ -9,15 +9,8 @@ import pytest
 from scipy import stats
 
 from parity.__main__ import main
-from parity.curves import (
-    compare_numbers,
-    compare_runs,
-    equivalence_test,
-    holm,
-    permutation_test,
-    read_runs,
-    summaries,
-)
+from parity.curves import compare_runs, read_runs, summaries
+from parity.statistics import compare_numbers, equivalence_test, holm, permutation_test
 
 
 def write_runs(folder, curves, losses=None):
@@ -190,7 +183,7 @@ def test_the_published_curves():
     folder = Path(sample).parent / "paper" / "published_curves" if sample else None
     if folder is None or not folder.is_dir():
         pytest.skip("needs the published curves beside the folder that ISIC_SAMPLE names")
-    from parity import claims
+    from parity.court import claims
 
     sets = claims.read_all(folder)
     assert {name: len(runs) for name, runs in sets.items()} == {

@@ -1,3 +1,5 @@
+"""Weights from one framework to the other and back, for every kind of layer."""
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from torch import nn
 import keras_stoch
 import parity
 import torch_ref
-from parity import naming
+from parity import layout
 
 
 def test_round_trip_is_bit_exact(official_b0):
@@ -67,8 +69,8 @@ def test_embedding_transfers(rng):
 def test_axis_orders_invert_each_other(kind, rng):
     shape = {"conv": (5, 3, 2, 4), "conv_transpose": (5, 3, 2, 4), "depthwise": (6, 1, 2, 4), "dense": (5, 3)}[kind]
     array = rng.normal(size=shape)
-    there = naming.torch_to_canonical(kind, "kernel", array, channels=3)
-    np.testing.assert_array_equal(naming.canonical_to_torch(kind, "kernel", there), array)
+    there = layout.torch_to_canonical(kind, "kernel", array, channels=3)
+    np.testing.assert_array_equal(layout.canonical_to_torch(kind, "kernel", there), array)
 
 
 class TestStrangers:

@@ -1,0 +1,100 @@
+"""Climbs the ladder for every pair of packages: generators that yield verdicts as they are reached."""
+
+import time
+from collections.abc import Iterator
+
+from parity import images
+from parity.court import exhibits, lockstep, study
+from parity.court.cases import BACKEND_CASES, DTYPES, LOCKSTEP, MODELS, Case, Options
+from parity.court.rungs import RUNGS, backends, optimizer, statistics
+from parity.court.rungs import lockstep as lockstep_rung
+from parity.errors import Row
+from parity.trace import Trace
+
+# Enough to see every epoch's rate and order; the rest to see rounding grow. B4 takes five times as long a step, and the
+# two trainers are the same functions for every model.
+LOCKSTEP_EPOCHS = {"b0": 4}
+LOCKSTEP_EPOCHS_ELSE = 2
+
+
+def _row(model, reference, candidate, check, dtype, size, function, *arguments) -> Row:
+    """The verdict of a check, and the seconds it took."""
+    start = time.perf_counter()
+    row = Row(model, reference, candidate, check, dtype, size=size, **function(*arguments))
+    row.seconds = round(time.perf_counter() - start, 3)
+    return row
+
+
+def compare_model(model: str, case: Case, options: Options) -> Iterator[Row]:
+    """One model at one size, every pair: float64 first, which then is the truth for float32.
+
+    All that is drawn at random, windows and drop masks, is drawn once and given to every package.
+    """
+    seeds = range(options.seed, options.seed + options.steps)
+    pixels = case.high_res or case.low_res
+    batches = images.make_batches(options.paths(), options.batch, (pixels, pixels), seeds)
+    if case.high_res is not None:
+        batches = [exhibits.with_detail(batch, case.low_res) for batch in batches]
+    arrays, draws, truth = None, None, {}
+    for dtype in case.dtypes:
+        packages = [package for package in exhibits.PACKAGES if exhibits.has(package, model)]
+        adapters = {p: exhibits.shared(p, model, case.low_res, dtype, **case.options) for p in packages}
+        if arrays is None:
+            draws = exhibits.make_draws(adapters["keras_stoch"], batches[0], options.seed)
+            arrays = exhibits.randomise(adapters["keras_stoch"], batches[0], options.seed, draws)
+        traces = {}
+        for package, adapter in adapters.items():
+            adapter.assign(arrays)
+            traces[package] = Trace(adapter, batches, draws, seed=options.seed, dropout=True)
+        for reference, candidate in exhibits.pairs(model):
+            for check in RUNGS:
+                if check == "windows" and case.high_res is None:
+                    continue  # nothing stochastic to look at
+                if check in options.checks:
+                    sides = traces[reference], traces[candidate], truth.get(reference)
+                    yield _row(model, reference, candidate, check, dtype, str(case), RUNGS[check], *sides)
+        if dtype == "float32" and "backends" in options.checks and (model, case) in BACKEND_CASES:
+            for backend in backends.BACKENDS:
+                name, sides = f"keras_stoch on {backend}", (traces["keras_stoch"], truth["keras_stoch"], backend)
+                yield _row(model, "keras_stoch", name, "backends", dtype, str(case), backends.check, *sides)
+        truth = traces
+
+
+def compare_optimizers(options: Options) -> Iterator[Row]:
+    """The optimisers alone."""
+    for dtype in DTYPES:
+        for settings in optimizer.SETTINGS:
+            size, arguments = f"momentum {settings['momentum']}", (settings, dtype, options.seed)
+            yield _row("RMSprop", "official", "torch_ref", "optimizer", dtype, size, optimizer.check, *arguments)
+
+
+def compare_lockstep(model: str, options: Options) -> Iterator[Row]:
+    """All packages train one model side by side, with everything that is drawn given to them."""
+    case = LOCKSTEP[options.full]
+    if MODELS[model][0].high_res is None:
+        case = case._replace(high_res=None)
+    epochs = LOCKSTEP_EPOCHS.get(model, LOCKSTEP_EPOCHS_ELSE)
+    for reference, candidate in exhibits.pairs(model):
+        start = time.perf_counter()
+        common = (model, case.low_res, tuple(case.options.items()), epochs, options.seed, options.images)
+        sides = [lockstep.track(package, *common) for package in (reference, candidate)]
+        row = _row(model, reference, candidate, "lockstep", "float64", str(case), lockstep_rung.check, *sides)
+        row.seconds = round(time.perf_counter() - start, 3)
+        yield row
+
+
+def train_sample(package: str, plan: study.Plan) -> Iterator[study.Sample]:
+    """All runs of one package, or of a fault, as a job."""
+    yield study.train_package(package, plan)
+
+
+def compare_samples(samples: dict[str, study.Sample], plan: study.Plan) -> Iterator[Row]:
+    """The statistics of the official model's runs against each package's."""
+    reference = samples["official"]
+    for candidate in study.PACKAGES[1:]:
+        size = f"{plan.size}, {plan.runs}+{plan.early_runs} runs"
+        sides = (reference, samples[candidate], plan.seed)
+        row = _row(plan.model, "official", candidate, "statistics", "float32", size, statistics.check, *sides)
+        row.details["looks"] = plan.looks
+        row.seconds = round(samples[candidate].seconds, 3)
+        yield row

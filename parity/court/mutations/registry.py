@@ -1,0 +1,52 @@
+"""What a planted fault is, and the list of all."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A fault.
+
+    Attributes:
+        name: of the fault.
+        rung: the lowest rung that must fail.
+        layer: what that rung must name as the place.
+        apply: breaks a model in place.
+        model: the architecture to break.
+        optimizer: a broken optimiser instead of a broken model.
+        trainer: breaks a `lockstep.TorchTrainer` in place, instead of a model.
+    """
+
+    name: str
+    rung: str
+    layer: str
+    apply: Callable[[nn.Module], None] | None = None
+    model: str = "b0"
+    optimizer: Callable | None = None
+    trainer: Callable | None = None
+
+
+MUTATIONS: list[Mutation] = []
+
+
+def mutation(name: str, rung: str, layer: str, model: str = "b0"):
+    """Registers a function that breaks a model."""
+
+    def register(function):
+        MUTATIONS.append(Mutation(name, rung, layer, function, model))
+        return function
+
+    return register
+
+
+def training_mutation(name: str, layer: str):
+    """Registers a function that breaks a trainer: nothing that looks at a model alone can see it."""
+
+    def register(function):
+        MUTATIONS.append(Mutation(name, "lockstep", layer, trainer=function))
+        return function
+
+    return register

@@ -1,0 +1,110 @@
+"""The same Keras model on Keras's other backends, one process each, against TensorFlow."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from parity.errors import judge, summarise
+
+BACKENDS = ("jax", "torch")
+
+
+def check(reference, truth, backend: str) -> dict:
+    """Runs `reference`'s model (float32) under another backend and compares every layer with it.
+
+    Args:
+        reference: `Trace` of a Keras model on TensorFlow in float32.
+        truth: the same in float64.
+        backend: "jax" or "torch".
+    """
+    if importlib.util.find_spec(backend) is None:
+        return {
+            "passed": False,
+            "measure": "relative L2",
+            "value": None,
+            "tolerance": None,
+            "message": f"{backend} is not installed; install it with: pip install 'keras-stoch[{backend}]'",
+        }
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        reference.adapter.model.save(folder / "model.keras")
+        _save(folder / "inputs.npz", reference.batches[0], reference.draws or {})
+        process = subprocess.run(
+            [sys.executable, "-m", "parity.court.rungs.backends", str(folder)],
+            env=os.environ | {"KERAS_BACKEND": backend},
+            capture_output=True,
+            text=True,
+        )
+        if process.returncode != 0:
+            return {
+                "passed": False,
+                "measure": "relative L2",
+                "value": None,
+                "tolerance": None,
+                "message": f"the process failed: {_last_error(process.stderr)}",
+            }
+        with np.load(folder / "outputs.npz") as file:
+            candidate = dict(file)
+    errors = judge(_both(reference), candidate, _both(truth))
+    return {"measure": "relative L2"} | summarise(errors)
+
+
+def _save(path, inputs, draws) -> None:
+    arrays = dict(inputs) if isinstance(inputs, dict) else {"low_res": inputs}
+    for name, draw in draws.items():
+        if isinstance(draw, dict):
+            arrays |= {f"{name}/{layer}": array for layer, array in draw.items()}
+        else:
+            arrays[name] = draw
+    np.savez(path, **arrays)
+
+
+def _load(path) -> tuple:
+    """(inputs, draws) as `_save` was given them."""
+    inputs, draws = {}, {}
+    with np.load(path) as file:
+        for name in file.files:
+            if name in ("low_res", "high_res"):
+                inputs[name] = file[name]
+            elif "/" in name:
+                draw, layer = name.split("/")
+                draws.setdefault(draw, {})[layer] = file[name]
+            else:
+                draws[name] = file[name]
+    return (inputs if "high_res" in inputs else inputs["low_res"]), draws
+
+
+def _last_error(stderr: str) -> str:
+    """The line that names the exception, without what Keras may have appended to it."""
+    lines = [line for line in stderr.splitlines() if line and not line.startswith((" ", "\t"))]
+    return (lines[-1] if lines else "without a word")[:300]
+
+
+def _both(evidence) -> dict[str, np.ndarray]:
+    training = {f"{name} (training)": array for name, array in evidence.training.items() if "step" not in name}
+    return evidence.activations | {name: array for name, array in training.items() if "moving" not in name}
+
+
+def main(folder: str) -> None:
+    """In the other process: run the model, write its activations."""
+    import keras_stoch
+    from parity.adapters.keras import KerasAdapter
+    from parity.court.exhibits import block_names
+
+    folder = Path(folder)
+    adapter = KerasAdapter(keras_stoch.load_model(folder / "model.keras"))
+    adapter.groups = block_names(adapter)
+    inputs, draws = _load(folder / "inputs.npz")
+    found = {name: call.output for name, call in adapter.capture(inputs, draws=draws).items()}
+    training = adapter.capture(inputs, training=True, draws=draws)
+    found |= {f"{name} (training)": call.output for name, call in training.items()}
+    np.savez(folder / "outputs.npz", **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

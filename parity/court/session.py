@@ -1,0 +1,192 @@
+"""One hearing: what is to be done as jobs, done by processes, verdicts told as they are reached."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from parity.court import jobs, ladder, study, trials
+from parity.court.cases import BACKEND_CASES, MODELS, Options
+from parity.court.jobs import Job
+from parity.court.mutations import MUTATIONS, RUNS
+from parity.court.rungs import RUNGS
+from parity.errors import Row
+
+# About how many seconds a job takes on one core (two of an AMD EPYC, November 2026), for the time left and for what to
+# begin with. Nothing depends on their being right.
+SECONDS = {
+    "b0": 22, "b0-stem64": 18, "b4": 45, "stem-b0": 30, "stem-b4": 50, "skip-b0": 35, "split-b0": 50,
+    "lockstep b0": 45, "lockstep b0-stem64": 30, "lockstep b4": 110, "lockstep stem-b0": 35,
+    "lockstep stem-b4": 75, "lockstep skip-b0": 35, "lockstep split-b0": 45,
+    "backends": 90, "optimizer": 6, "sample": 70, "fault": 2, "fault of training": 6, "correct port": 5,
+}  # fmt: skip
+
+
+@dataclass
+class Findings:
+    """What was found so far.
+
+    Attributes:
+        rows: verdicts of the ladder.
+        outcomes: of planted faults.
+        acquittals: of correct ports.
+        unfinished: titles of jobs that were not through.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    outcomes: list[trials.Outcome] = field(default_factory=list)
+    acquittals: list[trials.Acquittal] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return not self.unfinished
+
+    def sort(self) -> None:
+        """Into the order of models and rungs, and of the table of faults."""
+        models, names = [*MODELS, "RMSprop"], [m.name for m in MUTATIONS]
+        self.rows.sort(key=lambda row: models.index(row.model))
+        self.outcomes.sort(key=lambda outcome: names.index(outcome.name))
+        self.acquittals.sort(key=lambda acquittal: acquittal.seed)
+
+
+def ladder_jobs(options: Options) -> list[Job]:
+    """The jobs of the ladder, but for the runs of the statistics."""
+    found, checks = [], set(options.checks)
+    for model in options.models:
+        if checks & {*RUNGS, "backends"}:
+            for case in MODELS[model]:
+                heard = checks & set(RUNGS) or (model, case) in BACKEND_CASES
+                seconds = (
+                    SECONDS[model] + ("backends" in checks and (model, case) in BACKEND_CASES) * SECONDS["backends"]
+                )
+                if heard:
+                    title = f"{model} at {case}"
+                    found.append(Job(ladder.compare_model, (model, case, options), title, seconds, title))
+        if "lockstep" in checks:
+            title = f"lockstep {model}"
+            key = "b0 at 64" if model == "b0" else title
+            found.append(Job(ladder.compare_lockstep, (model, options), key, SECONDS[title], title))
+    if "optimizer" in checks:
+        found.append(Job(ladder.compare_optimizers, (options,), "", SECONDS["optimizer"], "optimizer"))
+    return found
+
+
+def fault_jobs(names=None, folder: str | None = None, seed: int = 0) -> list[Job]:
+    """The jobs of planted faults, those of whole runs excepted; what shares a reference goes together."""
+    groups = {}
+    for item in trials.chosen(names):
+        if item.name not in RUNS:
+            key = "b0 at 64" if item.model == "b0" else f"{item.model} at 64"
+            groups.setdefault((key, bool(item.trainer)), []).append(item.name)
+    found = []
+    for (key, training), chosen in groups.items():
+        seconds = len(chosen) * SECONDS["fault of training" if training else "fault"]
+        title = f"planted faults, {'training' if training else key}"
+        found.append(Job(trials.try_mutations, (chosen, folder, seed), key, seconds, title))
+    return found
+
+
+def port_jobs(seeds: int, folder: str | None = None) -> list[Job]:
+    """The jobs of correct ports."""
+    if not seeds:
+        return []
+    return [Job(trials.acquit, (range(seeds), folder), "b0 at 64", seeds * SECONDS["correct port"], "correct ports")]
+
+
+def sample_jobs(plan: study.Plan, faults: list[str], packages=study.PACKAGES) -> list[Job]:
+    """The jobs that train runs for the statistics, of packages and of faults of `RUNS`."""
+    faulty = dict(trials.faulty_runs(plan))
+    chosen = [(package, plan) for package in packages]
+    chosen += [(RUNS[name][0], faulty[RUNS[name][0]]) for name in faults]
+    whole = plan.runs + plan.early_runs / 10
+    return [
+        Job(
+            ladder.train_sample,
+            (package, by),
+            "study torch" if package.startswith("torch_ref") else "study keras",
+            SECONDS["sample"] * (by.runs + by.early_runs / 10) / whole,
+            f"training runs, {package}",
+        )
+        for package, by in chosen
+    ]
+
+
+def hold(
+    options: Options | None,
+    faults: list[str] | None = None,
+    seeds: int = 0,
+    processes: int = 1,
+    report: Callable = lambda found: None,
+    progress=None,
+    folder: str | None = None,
+) -> Findings:
+    """Holds a hearing.
+
+    Args:
+        options: what the ladder compares; None for no ladder.
+        faults: names of mutations to try.
+        seeds: how many correct ports to try.
+        processes: how many.
+        report: is called with each `Row`, `Outcome` and `Acquittal` as it is reached.
+        progress: has `start(jobs, processes)`, `begun(job)`, `done(job)` and `stop()`; see `progress.Progress`.
+        folder: of photographs, for faults and ports.
+
+    Returns:
+        `Findings`. After Ctrl-C, those that there are, with the jobs that were not through.
+    """
+    faults, findings, samples = faults or [], Findings(), {}
+    seed = options.seed if options else 0
+    plan = options.plan if options else study.Plan()
+    runs = [name for name in faults if name in RUNS]
+    others = [name for name in faults if name not in RUNS]
+    statistics = options is not None and "statistics" in options.checks
+    work = ladder_jobs(options) if options else []
+    if others:
+        work += fault_jobs(others, folder, seed)
+    work += port_jobs(seeds, folder)
+    if statistics or runs:
+        work += sample_jobs(plan, runs, study.PACKAGES if statistics else ("official",))
+    work = in_order(work)
+    if progress is not None:
+        progress.start(work, processes)
+
+    def tell(found):
+        kind = {Row: "rows", trials.Outcome: "outcomes", trials.Acquittal: "acquittals"}[type(found)]
+        getattr(findings, kind).append(found)
+        report(found)
+
+    waiting = {job.title for job in work} | ({"statistics"} if statistics or runs else set())
+    try:
+        for job, result in jobs.run(work, processes, progress.begun if progress else lambda job: None):
+            if result is None:
+                waiting.discard(job.title)
+                if progress is not None:
+                    progress.done(job)
+            elif isinstance(result, study.Sample):
+                samples[result.name] = result
+            else:
+                tell(result)
+        if statistics:
+            for row in ladder.compare_samples(samples, plan):
+                tell(row)
+        for name in runs:
+            tell(trials.judge_runs(name, samples, plan))
+        waiting.discard("statistics")
+    except KeyboardInterrupt:
+        findings.unfinished = [job.title for job in work if job.title in waiting] + (
+            ["statistics"] if statistics else []
+        )
+    finally:
+        if progress is not None:
+            progress.stop()
+    findings.sort()
+    return findings
+
+
+def in_order(work: list[Job]) -> list[Job]:
+    """A job whose first verdict comes soon, then the longest groups of one key first, so that none begins last."""
+    total = {}
+    for job in work:
+        total[job.key] = total.get(job.key, 0) + job.seconds
+    soon = [job for job in work if job.key.startswith("b0 at") and job.function is ladder.compare_model][:1]
+    rest = sorted((job for job in work if job not in soon), key=lambda job: -total[job.key])
+    return soon + rest

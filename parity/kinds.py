@@ -1,0 +1,118 @@
+"""The table of layer kinds: what each is called in both frameworks, its variables, and the settings that must agree.
+
+Canonical names are `layer/variable` in Keras's words: the torch parameter `block2a.se_reduce.weight` and the Keras
+variable `block2a_se_reduce/kernel` are both `block2a_se_reduce/kernel`. A layer of no known kind goes by its class.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+_KERNEL = {"weight": "kernel"}
+_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One row of the table.
+
+    Attributes:
+        name: of the kind.
+        torch, keras: names of classes, those of the framework itself bare, others with their module
+            ("mypackage.layers.MyConv"). A class that derives from one of them is of this kind too.
+        variables: torch's name of a variable to the canonical one; others keep theirs.
+        settings: name of a setting in Keras's words to two functions that tell it, of a torch module and of a Keras
+            layer.
+    """
+
+    name: str
+    torch: tuple[str, ...]
+    keras: tuple[str, ...]
+    variables: Mapping[str, str] = field(default_factory=lambda: _KERNEL)
+    settings: Mapping[str, tuple[Callable, Callable]] = field(default_factory=dict)
+
+
+def _dimensions(pattern: str, dimensions="123") -> tuple[str, ...]:
+    return tuple(pattern.format(n) for n in dimensions)
+
+
+CONVOLUTION_SETTINGS = {
+    "kernel_size": (lambda m: tuple(m.kernel_size), lambda k: tuple(k.kernel_size)),
+    "strides": (lambda m: tuple(m.stride), lambda k: tuple(k.strides)),
+    "use_bias": (lambda m: m.bias is not None, lambda k: k.use_bias),
+}
+_EPSILON = {"epsilon": (lambda m: m.eps, lambda k: k.epsilon)}
+_MOMENTUM = {"momentum": (lambda m: 1.0 - m.momentum, lambda k: k.momentum)}
+
+_TABLE: list[Kind] = [
+    Kind("conv_transpose", _dimensions("ConvTranspose{}d"), _dimensions("Conv{}DTranspose"),
+         settings=CONVOLUTION_SETTINGS),
+    Kind("depthwise", (), _dimensions("DepthwiseConv{}D", "12"), settings=CONVOLUTION_SETTINGS),
+    Kind("conv", _dimensions("Conv{}d"), _dimensions("Conv{}D"), settings=CONVOLUTION_SETTINGS),
+    Kind("dense", ("Linear",), ("Dense",)),
+    Kind("batch_norm", (*_dimensions("BatchNorm{}d"), "SyncBatchNorm"), ("BatchNormalization",), _NORM,
+         _EPSILON | _MOMENTUM),
+    Kind("layer_norm", ("LayerNorm",), ("LayerNormalization",), _NORM, _EPSILON),
+    Kind("group_norm", ("GroupNorm",), ("GroupNormalization",), _NORM, _EPSILON),
+    Kind("embedding", ("Embedding",), ("Embedding",), {"weight": "embeddings"}),
+]  # fmt: skip
+
+
+def register_kind(kind: Kind) -> None:
+    """Adds a row to the table, before all others; one of the same name and classes is replaced."""
+    _TABLE[:] = [row for row in _TABLE if (row.name, row.torch, row.keras) != (kind.name, kind.torch, kind.keras)]
+    _TABLE.insert(0, kind)
+
+
+def _row(thing, framework: str) -> Kind | None:
+    names = set()
+    for cls in type(thing).__mro__:
+        own = cls.__module__.partition(".")[0] == framework
+        names |= {f"{cls.__module__}.{cls.__name__}", *([cls.__name__] if own else [])}
+    return next((row for row in _TABLE if any(name in getattr(row, framework) for name in names)), None)
+
+
+def torch_kind(module) -> str:
+    """The kind of a torch module: conv, depthwise, conv_transpose, dense, batch_norm, ... or its class name."""
+    row = _row(module, "torch")
+    if row is None:
+        return type(module).__name__
+    if row.name == "conv" and getattr(module, "groups", 1) == getattr(module, "in_channels", None) > 1:
+        return "depthwise"
+    return row.name
+
+
+def keras_kind(layer) -> str:
+    """The kind of a Keras layer, in the same words as `torch_kind`."""
+    row = _row(layer, "keras")
+    if row is None:
+        return type(layer).__name__
+    if row.name == "conv" and layer.built and getattr(layer, "groups", 1) > 1 and layer.kernel.shape[-2] == 1:
+        return "depthwise"
+    return row.name
+
+
+def canonical_variable(module, variable: str) -> str:
+    """The canonical name of a parameter or buffer of a torch module."""
+    row = _row(module, "torch")
+    return (_KERNEL if row is None else row.variables).get(variable, variable)
+
+
+def settings(layer, framework: str) -> dict:
+    """What a layer says of itself, in Keras's conventions: epsilon, momentum, strides, a rate of dropout, ...
+
+    Args:
+        layer: a torch module or Keras layer.
+        framework: "torch" or "keras".
+    """
+    row = _row(layer, framework)
+    if row is not None:
+        return {name: told[framework == "keras"](layer) for name, told in row.settings.items()}
+    rate = getattr(layer, "rate", getattr(layer, "p", None) if framework == "torch" else None)
+    return {"rate": rate} if isinstance(rate, int | float) else {}
+
+
+def as_float32(values) -> tuple[float, ...]:
+    """Numbers as float32 holds them, for settings that a framework keeps in that type."""
+    return tuple(np.float32(np.atleast_1d(values)).tolist())

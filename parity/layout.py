@@ -1,0 +1,53 @@
+"""The axis order of single tensors. The canonical one is Keras's: channels last, kernels (height, width, in, out)."""
+
+import numpy as np
+
+
+def torch_to_canonical(kind: str, variable: str, array: np.ndarray, channels: int = 0) -> np.ndarray:
+    """A torch tensor in Keras's axis order.
+
+    Args:
+        kind: of the module, see `kinds.torch_kind`.
+        variable: canonical name of the variable, "kernel" for a weight.
+        array: in torch's order, for instance (out, in, height, width).
+        channels: input channels of a depthwise kernel.
+    """
+    if variable != "kernel":
+        return array
+    if kind == "conv":  # (out, in, *k) -> (*k, in, out)
+        return np.moveaxis(array, (0, 1), (-1, -2))
+    if kind == "conv_transpose":  # (in, out, *k) -> (*k, out, in)
+        return np.moveaxis(array, (0, 1), (-1, -2))
+    if kind == "depthwise":  # (channels * multiplier, 1, *k) -> (*k, channels, multiplier)
+        return np.moveaxis(array[:, 0].reshape(channels, -1, *array.shape[2:]), (0, 1), (-2, -1))
+    if kind == "dense":
+        return array.T
+    return array
+
+
+def canonical_to_torch(kind: str, variable: str, array: np.ndarray) -> np.ndarray:
+    """The inverse of `torch_to_canonical`."""
+    if variable != "kernel":
+        return array
+    if kind in ("conv", "conv_transpose"):
+        return np.moveaxis(array, (-1, -2), (0, 1))
+    if kind == "depthwise":
+        moved = np.moveaxis(array, (-2, -1), (0, 1))  # (channels, multiplier, *k)
+        return moved.reshape(-1, 1, *moved.shape[2:])
+    if kind == "dense":
+        return array.T
+    return array
+
+
+def channels_last(kind: str, array: np.ndarray) -> np.ndarray:
+    """A torch activation in Keras's order: (B, C, H, W) -> (B, H, W, C); sequences stay as they are."""
+    if array.ndim in (4, 5) or (array.ndim == 3 and kind in ("conv", "depthwise", "batch_norm")):
+        return np.moveaxis(array, 1, -1)
+    return array
+
+
+def channels_first(kind: str, array: np.ndarray) -> np.ndarray:
+    """The inverse of `channels_last`."""
+    if array.ndim in (4, 5) or (array.ndim == 3 and kind in ("conv", "depthwise", "batch_norm")):
+        return np.moveaxis(array, -1, 1)
+    return array

@@ -1,0 +1,98 @@
+"""Parts of an HTML page that tells verdicts: style, tables, the ladder, the worst tensors, thumbnails."""
+
+import html
+import io
+import math
+
+import numpy as np
+
+from parity.errors import Row
+from parity.report.terminal import number
+
+STYLE = """
+:root{--ok:#1d7a46;--bad:#b3261e;--line:#dfe3e8;--soft:#f5f7f9;--text:#1c2733;--dim:#5d6b7a}
+*{box-sizing:border-box}
+body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--text);margin:0 auto;
+max-width:1240px;padding:24px}
+h1{font-size:26px;margin:0}h2{font-size:19px;margin:36px 0 8px}p{margin:6px 0;max-width:75ch}
+.verdict{border-left:8px solid var(--ok);background:#eef7f1;padding:16px 20px;border-radius:4px}
+.verdict.bad{border-color:var(--bad);background:#fdf0ef}
+.dim{color:var(--dim)}
+table{border-collapse:collapse;font-size:13px;margin:8px 0;width:100%}
+th,td{border:1px solid var(--line);padding:4px 8px;text-align:left;vertical-align:top}
+th{background:var(--soft);font-weight:600}
+td.k{white-space:nowrap}
+td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.ok{background:#eef7f1;color:var(--ok)}td.bad{background:#fdf0ef;color:var(--bad);font-weight:600}
+td.none{color:#b4bec8;text-align:center}
+code{font-size:12.5px;background:var(--soft);padding:1px 4px;border-radius:3px}
+.wide{overflow-x:auto}.pictures img{height:88px;border-radius:4px;margin:0 6px 6px 0}
+figure{margin:10px 0}figure svg{max-width:100%;height:auto}
+details>summary{cursor:pointer;color:var(--dim);margin:6px 0}
+"""
+
+
+def table(header: str, body: str) -> str:
+    """A table that scrolls by itself where it is too wide; `header` is separated by bars."""
+    head = "".join(f"<th>{title}" for title in header.split("|"))
+    return f"<div class=wide><table><thead><tr>{head}</thead><tbody>{body}</tbody></table></div>"
+
+
+def ladder(rows: list[Row], apart=()) -> str:
+    """All verdicts, a row a pair and a column a rung; those of `apart`, not asked of every pair, by themselves."""
+    checks = [check for check in dict.fromkeys(row.check for row in rows) if check not in apart]
+    groups = {}
+    for row in rows:
+        if row.check not in apart:
+            key = (row.model, row.size, f"{row.reference} ~ {row.candidate}", row.dtype)
+            groups.setdefault(key, {})[row.check] = row
+    body = []
+    for key, found in groups.items():
+        cells = [_cell(found[check]) if check in found else "<td class=none>&middot;" for check in checks]
+        body.append("<tr>" + "".join(f"<td class=k>{html.escape(part)}" for part in key) + "".join(cells))
+    tables = ""
+    if body:
+        header = ["model", "size", "pair", "type", *(check.replace("_", " ") for check in checks)]
+        tables = table("|".join(header), "".join(body))
+    others = "".join(
+        f"<tr><td>{row.check}<td>{html.escape(row.model)} {html.escape(row.size)}"
+        f"<td>{html.escape(row.reference)} ~ {html.escape(row.candidate)}<td>{row.dtype}{_cell(row)}"
+        f"<td class=n>{number(row.tolerance)}"
+        for row in rows
+        if row.check in apart
+    )
+    return tables + (table("rung|what|pair|type|error|allowed", others) if others else "")
+
+
+def _cell(row: Row) -> str:
+    title = html.escape(f"allowed {number(row.tolerance)}, worst {row.worst}, {row.seconds:.1f} s", quote=True)
+    mark = "" if row.passed else "&#10007; "
+    return f"<td class='n {'ok' if row.passed else 'bad'}' title='{title}'>{mark}{number(row.value)}"
+
+
+def worst_tensors(rows: list[Row], count: int = 15) -> str:
+    """The tensors nearest to what is allowed, or beyond."""
+    found = []
+    for row in rows:
+        for name, value, allowed, max_abs in row.details.get("errors", ()):
+            share = float("inf") if not isinstance(value, float) or math.isnan(value) else value / allowed
+            found.append((share, row, name, value, allowed, max_abs))
+    found.sort(key=lambda item: -item[0])
+    body = "".join(
+        f"<tr><td><code>{html.escape(name)}</code><td>{html.escape(row.model)} {html.escape(row.size)}"
+        f"<td>{html.escape(row.reference)} ~ {html.escape(row.candidate)}<td>{row.check}<td>{row.dtype}"
+        f"<td class=n>{number(value)}<td class=n>{number(allowed)}<td class=n>{share:.2f}<td class=n>{number(max_abs)}"
+        for share, row, name, value, allowed, max_abs in found[:count]
+    )
+    return table("tensor|model|pair|rung|type|error|allowed|share|largest difference", body)
+
+
+def thumbnail(pixels: np.ndarray) -> str:
+    """A picture (height, width, 3), 0-255, as an element of the page."""
+    import base64
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.uint8(np.clip(pixels, 0, 255))).save(buffer, "JPEG", quality=80)
+    return f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"

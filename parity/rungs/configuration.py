@@ -1,0 +1,44 @@
+"""Rung 1: what both sides say of themselves, before any tensor: type, kernel sizes, epsilons, momenta, rates."""
+
+import math
+
+
+def check(reference, candidate, truth=None) -> dict:
+    """Compares the settings of every layer that both sides have, and the float type."""
+    ours, theirs = reference.adapter.settings(), candidate.adapter.settings()
+    differences, compared = [], 1
+    if reference.adapter.dtype != candidate.adapter.dtype:
+        differences.append(("model", "dtype", reference.adapter.dtype, candidate.adapter.dtype))
+    for layer, facts in ours.items():
+        if layer not in theirs:
+            # A dropout with rate 0 and no dropout are the same thing; missing weights are the next rung's matter.
+            if facts.get("rate", 0) > 0:
+                differences.append((layer, "rate", facts["rate"], "no such layer"))
+            continue
+        for setting in facts.keys() & theirs[layer].keys():
+            compared += 1
+            if not _equal(facts[setting], theirs[layer][setting]):
+                differences.append((layer, setting, facts[setting], theirs[layer][setting]))
+    for layer in theirs.keys() - ours.keys():
+        if theirs[layer].get("rate", 0) > 0:
+            differences.append((layer, "rate", "no such layer", theirs[layer]["rate"]))
+    first = differences[0][0] if differences else None
+    return {
+        "passed": not differences,
+        "measure": "different settings",
+        "value": float(len(differences)),
+        "tolerance": 0.0,
+        "worst": first,
+        "first_divergence": first,
+        "message": "; ".join(f"{layer} {what}: {a} and {b}" for layer, what, a, b in differences[:5]),
+        "details": {"compared": compared, "differences": [list(map(str, row)) for row in differences]},
+    }
+
+
+def _equal(a, b) -> bool:
+    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+        return all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float) or isinstance(b, float):
+        # 1 - 0.01 is not 0.99 to the last bit.
+        return isinstance(b, int | float) and math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-15)
+    return a == b

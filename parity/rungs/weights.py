@@ -1,0 +1,46 @@
+"""Rung 3: the same numbers where they belong, and a round trip between the frameworks that loses no bit."""
+
+import numpy as np
+
+
+def check(reference, candidate, truth=None) -> dict:
+    """Compares every weight, then sends the reference's through the candidate and back."""
+    ours, theirs = reference.adapter.weights(), candidate.adapter.weights()
+    common = [name for name in ours if name in theirs and ours[name].array.shape == theirs[name].array.shape]
+    different = [name for name in common if not _same(ours[name].array, theirs[name].array)]
+
+    lost = []
+    with reference.adapter.preserved(), candidate.adapter.preserved():
+        sent = {name: np.array(ours[name].array) for name in common}
+        candidate.adapter.assign(sent)
+        arrived = candidate.adapter.weights()
+        received = {name: np.array(arrived[name].array) for name in common}
+        reference.adapter.assign({name: np.zeros_like(array) for name, array in sent.items()})
+        reference.adapter.assign(received)
+        back = reference.adapter.weights()
+        lost = [name for name in common if not _same(sent[name], back[name].array)]
+    problems = different + lost
+    first = problems[0].rsplit("/", 1)[0] if problems else None
+    message = ""
+    if not common:
+        message = "nothing could be compared: no tensor in common"
+    elif len(different) == len(common):
+        message = "no tensor is equal: the weights were never transferred"
+    elif problems:
+        message = f"{len(different)} of {len(common)} tensors differ, {len(lost)} lost in the round trip"
+    return {
+        "passed": bool(common) and not problems,
+        "measure": "tensors that differ",
+        "value": float(len(problems)) if common else None,
+        "tolerance": 0.0,
+        "worst": problems[0] if problems else None,
+        "first_divergence": first,
+        "message": message,
+        "details": {"compared": len(common), "different": different[:50], "lost": lost[:50]},
+    }
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    # Counters may be integers of any width; a float of another width has other bits.
+    integers = a.dtype.kind == b.dtype.kind == "i"
+    return (integers or a.dtype == b.dtype) and np.array_equal(a, b, equal_nan=not integers)

@@ -1,0 +1,46 @@
+"""The ladder must catch every planted fault where it was planted, and raise no alarm on correct ports."""
+
+import pytest
+
+from parity.court import mutations, trials
+from parity.court.rungs import RUNGS, optimizer
+
+
+@pytest.fixture(scope="module")
+def judges():
+    return {}
+
+
+# Those of training are tried in test_lockstep.py and test_study.py.
+@pytest.mark.parametrize(
+    "mutation", [m for m in mutations.MUTATIONS if m.apply or m.optimizer], ids=lambda m: m.name.replace(" ", "-")
+)
+def test_every_fault_is_caught_where_it_was_planted(mutation, judges):
+    if mutation.optimizer is not None:
+        verdict = optimizer.check(optimizer.SETTINGS[0], make_optimizer=mutation.optimizer)
+        assert not verdict["passed"]
+        return
+    if mutation.model not in judges:
+        judges[mutation.model] = trials.Trial(mutation.model)
+    verdicts = judges[mutation.model].judge(mutation.apply)
+    failed = {rung: v["first_divergence"] for rung, v in verdicts.items() if not v["passed"]}
+    assert failed == {mutation.rung: mutation.layer}
+
+
+def test_there_are_enough_and_every_rung_has_one():
+    assert len(mutations.MUTATIONS) >= 15
+    assert len({m.name for m in mutations.MUTATIONS}) == len(mutations.MUTATIONS)
+    # Isolated comparison localises what the accumulated one has found; it never stands first.
+    assert {m.rung for m in mutations.MUTATIONS} == {*RUNGS, "optimizer", "lockstep", "statistics"} - {"isolated"}
+
+
+@pytest.mark.slow
+def test_twenty_correct_ports_raise_no_alarm():
+    found = list(trials.acquit(range(20)))
+    assert [acquittal.seed for acquittal in found] == list(range(20))
+    assert not [acquittal for acquittal in found if acquittal.failed]
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="Unknown mutation: no such"):
+        trials.chosen(["no such"])
