@@ -5,16 +5,20 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= build/parity
 IMAGES ?=
+MODELS ?=
+RUN := $(BIN)/python -m parity run $(if $(IMAGES),--images $(IMAGES)) $(if $(MODELS),--models $(MODELS))
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help setup parity parity-full test lint format bench docs experiment clean
+.PHONY: help setup parity parity-full parity-long test test-all lint format bench docs experiment clean
 
 help:
 	@echo "make parity [IMAGES=folder]  compare official Keras, keras_stoch and torch_ref; report in $(OUT)"
+	@echo "make parity MODELS=b0        one model, for a look"
 	@echo "make parity-full             the same, training at the paper's size; for a GPU"
 	@echo "make experiment              the paper's comparison of models on generated lesions; about an hour"
 	@echo "make docs                    build the documentation into build/site"
-	@echo "make test                    run the tests"
+	@echo "make test                    run the tests that are not slow"
+	@echo "make test-all                run all tests"
 	@echo "make lint | format           check | fix the style"
 	@echo "make bench                   print the benchmark tables"
 	@echo "make setup                   build $(VENV) (the others do it by themselves)"
@@ -30,10 +34,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 parity: $(STAMP)
-	$(BIN)/python -m parity run --out $(OUT) $(if $(IMAGES),--images $(IMAGES))
+	$(RUN) --out $(OUT)
 
 parity-full: $(STAMP)
-	$(BIN)/python -m parity run --full --out $(OUT)-full $(if $(IMAGES),--images $(IMAGES))
+	$(RUN) --full --out $(OUT)-full
 
 experiment: $(STAMP)
 	KERAS_STOCH_PROGRESS=1 $(BIN)/keras-stoch experiment
@@ -42,6 +46,9 @@ docs: $(STAMP)
 	$(BIN)/mkdocs build --strict --quiet
 
 test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' $(PYTEST_ARGS)
+
+test-all: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP)

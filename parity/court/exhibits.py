@@ -141,10 +141,17 @@ def shared(package: str, model: str, size: int, dtype: str, **options) -> Adapte
     return build(package, model, size, dtype, **options)
 
 
-def randomise(adapter: KerasAdapter, inputs, seed: int, draws=None) -> dict[str, np.ndarray]:
+def randomise(adapter: KerasAdapter, inputs, seed: int, draws=None, given=None) -> dict[str, np.ndarray]:
     """Weights as a trained model might have them: no zeros, no ones, statistics near those of real activations.
 
     Initial weights hide faults: a bias of zero cannot be lost, a scale of one cannot be forgotten.
+
+    Args:
+        adapter: the model, whose weights are set.
+        inputs: a batch, for statistics near those of real activations.
+        seed: of what is drawn.
+        draws: of the model, for this batch.
+        given: arrays by name to be taken instead of drawn ones.
 
     Returns:
         Arrays by canonical name, representable in float32, also assigned to `adapter`.
@@ -165,14 +172,15 @@ def randomise(adapter: KerasAdapter, inputs, seed: int, draws=None) -> dict[str,
             arrays[name] = rng.uniform(0.3, 0.6, shape)
         elif variable == "variance":
             arrays[name] = rng.uniform(0.04, 0.09, shape)
+    arrays |= given or {}
     adapter.assign(arrays)
     norms = [layer for layer in adapter.layers().values() if type(layer).__name__ == "BatchNormalization"]
     momenta = [layer.momentum for layer in norms]
     for layer in norms:  # without momentum the moving averages become those of this batch
         layer.momentum = 0.0
-    given = {name: draw for name, draw in (draws or {}).items() if name != "drop_masks"}
+    windows = {name: draw for name, draw in (draws or {}).items() if name != "drop_masks"}
     with adapter.without_dropout():
-        adapter(inputs, training=True, draws=given)
+        adapter(inputs, training=True, draws=windows)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     weights = adapter.weights()

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
 
-from parity.environment import import_tensorflow_quietly
-
 
 @dataclass(frozen=True)
 class Job:
@@ -145,13 +143,9 @@ def _work(pipe, threads: int, parent: int, log: str) -> None:
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    import_tensorflow_quietly()
-    import tensorflow as tf
-    import torch
-
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-    torch.set_num_threads(threads)
+    # Read by TensorFlow and torch when a job imports them.
+    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ[name] = str(threads)
     while (job := pickle.loads(pipe.recv_bytes())) is not None:
         function, arguments = job
         try:

@@ -163,17 +163,20 @@ def _map(function, value):
     return {name: function(part) for name, part in value.items()} if isinstance(value, dict) else function(value)
 
 
-def train(trainer, course: Course) -> np.ndarray:
+def train(trainer, course: Course, through=lambda losses: False) -> np.ndarray:
     """Losses of every step of a course, float64 (steps,).
 
     Args:
         trainer: `KerasTrainer` or `TorchTrainer`.
         course: what to train on.
+        through: of the losses so far; true where there is no need to go on.
     """
     losses = []
     for epoch in range(course.epochs):
         for indices in trainer.order(epoch):
             losses.append(trainer.step(*course.take(indices), epoch, dict(course.draws[len(losses)])))
+            if through(losses):
+                return np.array(losses)
     return np.array(losses)
 
 
@@ -202,7 +205,9 @@ def _graphs_as_written():
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": before})
 
 
-def follow(adapter: Adapter, arrays: dict, course: Course, spoil=lambda trainer: None) -> Track:
+def follow(
+    adapter: Adapter, arrays: dict, course: Course, spoil=lambda trainer: None, through=lambda losses: False
+) -> Track:
     """Trains a model through a course from given weights.
 
     Args:
@@ -210,12 +215,13 @@ def follow(adapter: Adapter, arrays: dict, course: Course, spoil=lambda trainer:
         arrays: initial weights by canonical name.
         course: what to train on.
         spoil: breaks the trainer, for planted faults.
+        through: see `train`.
     """
     adapter.assign(arrays)
     trainer = (KerasTrainer if adapter.framework == "keras" else TorchTrainer)(adapter, course)
     spoil(trainer)
     with _graphs_as_written():
-        losses = train(trainer, course)
+        losses = train(trainer, course, through)
     return Track(losses, {name: np.array(weight.array) for name, weight in adapter.weights().items()})
 
 

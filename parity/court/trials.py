@@ -79,11 +79,11 @@ class Trial:
         self.keras = exhibits.shared("keras_stoch", model, SIZE, "float64", **self.options)
         self.reseed(seed)
 
-    def reseed(self, seed: int) -> None:
-        """New random weights, masks and directions; the images stay."""
+    def reseed(self, seed: int, given=None) -> None:
+        """New random weights, but those given, new masks and directions; the images stay."""
         self.seed = seed
         self.draws = exhibits.make_draws(self.keras, self.batches[0], seed)
-        self.arrays = exhibits.randomise(self.keras, self.batches[0], seed, self.draws)
+        self.arrays = exhibits.randomise(self.keras, self.batches[0], seed, self.draws, given)
         self.reference = Trace(self.keras, self.batches, self.draws, seed, dropout=True)
 
     def judge(self, apply: Callable[[nn.Module], None] = lambda model: None) -> dict[str, dict]:
@@ -117,13 +117,18 @@ class LockstepTrial:
         self.reference = lockstep.track("keras_stoch", *common).cut(steps)
 
     def judge(self, spoil=lambda trainer: None) -> dict[str, dict]:
-        """The verdict of the lockstep rung on a fresh port, trained by a trainer that `spoil` has broken."""
+        """The verdict of the lockstep rung on a fresh port, trained by a trainer that `spoil` has broken.
+
+        Training ends with the first step whose loss parts, which is the verdict.
+        """
+        expected = self.reference.losses
+
+        def parted(losses):
+            return not abs(losses[-1] - expected[len(losses) - 1]) <= lockstep_rung.TOLERANCE
+
         adapter = exhibits.build("torch_ref", "b0", SIZE, "float64")
-        return {
-            "lockstep": lockstep_rung.check(
-                self.reference, lockstep.follow(adapter, self.arrays, self.course, spoil=spoil)
-            )
-        }
+        track = lockstep.follow(adapter, self.arrays, self.course, spoil, parted)
+        return {"lockstep": lockstep_rung.check(self.reference.cut(len(track.losses)), track)}
 
 
 def faulty_runs(plan: study.Plan) -> list[tuple[str, study.Plan]]:
@@ -199,10 +204,12 @@ def acquit(seeds, folder: str | None = None) -> Iterator[Acquittal]:
     """Judges correct ports, each with other weights, masks and directions."""
     trial = _trial("b0", folder)
     trial.keras.compiled = True
+    # A graph holds the normalisation of the input as constants, so that stays as it is.
+    normalization = {name: array for name, array in trial.arrays.items() if name.startswith("normalization/")}
     try:
         for seed in seeds:
             start = time.perf_counter()
-            trial.reseed(seed)
+            trial.reseed(seed, normalization)
             failed = {rung: v.get("first_divergence") for rung, v in trial.judge().items() if not v["passed"]}
             yield Acquittal(seed, failed, time.perf_counter() - start)
     finally:

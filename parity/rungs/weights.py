@@ -5,13 +5,15 @@ import numpy as np
 
 def check(reference, candidate, truth=None) -> dict:
     """Compares every weight, then sends the reference's through the candidate and back."""
-    ours, theirs = reference.adapter.weights(), candidate.adapter.weights()
-    common = [name for name in ours if name in theirs and ours[name].array.shape == theirs[name].array.shape]
-    different = [name for name in common if not _same(ours[name].array, theirs[name].array)]
+    ours, theirs = (
+        {name: np.array(weight.array) for name, weight in side.adapter.weights().items()}
+        for side in (reference, candidate)
+    )
+    common = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
+    different = [name for name in common if not _same(ours[name], theirs[name])]
 
-    lost = []
-    with reference.adapter.preserved(), candidate.adapter.preserved():
-        sent = {name: np.array(ours[name].array) for name in common}
+    sent = {name: ours[name] for name in common}
+    try:
         candidate.adapter.assign(sent)
         arrived = candidate.adapter.weights()
         received = {name: np.array(arrived[name].array) for name in common}
@@ -19,6 +21,9 @@ def check(reference, candidate, truth=None) -> dict:
         reference.adapter.assign(received)
         back = reference.adapter.weights()
         lost = [name for name in common if not _same(sent[name], back[name].array)]
+    finally:
+        reference.adapter.assign(ours)
+        candidate.adapter.assign(theirs)
     problems = different + lost
     first = problems[0].rsplit("/", 1)[0] if problems else None
     message = ""

@@ -131,6 +131,35 @@ def test_compare_a_strangers_port(tmp_path, monkeypatch, capsys):
     assert "--input takes positive whole numbers" in capsys.readouterr().err
 
 
+def test_an_interrupted_run_writes_what_is_done(small, tmp_path, capsys, monkeypatch):
+    from parity.court import ladder
+
+    compare = ladder.compare_model
+
+    def interrupted(*arguments):
+        yield next(compare(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ladder, "compare_model", interrupted)
+    assert main(["run", "--models", "b0", "--checks", "configuration", "forward", "--out", str(tmp_path)]) == 130
+    assert "Not done: b0 at 64" in capsys.readouterr().err
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert not report["complete"]
+    assert not report["passed"]
+    assert report["unfinished"] == ["b0 at 64"]
+    assert [row["check"] for row in report["checks"]] == ["configuration"]
+    assert "Incomplete: interrupted; 1 checks were made, 0 of them failed" in (tmp_path / "report.html").read_text()
+
+
+def test_models_by_name_leave_out_what_is_of_no_one_model():
+    from parity.court.cases import CHECKS, MODELS, Options
+
+    assert Options().models == tuple(MODELS)
+    assert Options().checks == CHECKS
+    assert set(CHECKS) - set(Options(models=("b0",)).checks) == {"optimizer", "statistics"}
+    assert Options(models=("b0",), checks=("statistics",)).checks == ("statistics",)
+
+
 @pytest.mark.slow
 def test_backends_rung(small, tmp_path):
     pytest.importorskip("jax")
