@@ -10,13 +10,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # torch uses the same GPU
 
 from parity.comparison import ComparisonReport, compare
+from parity.kinds import Kind, register_kind
 from parity.transfer import TransferError, TransferReport, keras_to_torch, torch_to_keras
 
 __all__ = [
     "ComparisonReport",
+    "Kind",
     "TransferError",
     "TransferReport",
     "compare",
     "keras_to_torch",
+    "register_kind",
     "torch_to_keras",
 ]
