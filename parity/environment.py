@@ -1,5 +1,6 @@
 """What the frameworks are, and how TensorFlow is imported without its notices."""
 
+import logging
 import os
 import platform
 import sys
@@ -9,7 +10,10 @@ PACKAGES = ("keras", "tensorflow", "torch", "jax", "numpy")
 
 
 def import_tensorflow_quietly() -> None:
-    """Imports it; it writes notices about its build straight to the terminal while it loads, whatever the log level."""
+    """Imports it without what it writes straight to the terminal while it loads, whatever the log level.
+
+    Its warnings are switched off: of functions that are traced anew, above all, which models of many sizes are.
+    """
     sys.stderr.flush()
     terminal = os.dup(2)
     with open(os.devnull, "w") as nowhere:
@@ -19,6 +23,7 @@ def import_tensorflow_quietly() -> None:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def versions() -> dict[str, str]:

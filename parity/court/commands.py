@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from parity import images
-from parity.environment import import_tensorflow_quietly
 
 # All else is imported by the commands that need it, so that --help does not wait for three frameworks.
 SEEDS = 20  # correct ports
@@ -40,7 +39,6 @@ def add_arguments(commands) -> None:
 
 def run_ladder(arguments) -> int:
     """`python -m parity run`."""
-    import_tensorflow_quietly()
     from parity.court import jobs, report, session, trials
     from parity.court.cases import Options
     from parity.court.progress import Progress
@@ -79,7 +77,6 @@ def run_ladder(arguments) -> int:
 
 def run_mutations(arguments) -> int:
     """`python -m parity mutations`."""
-    import_tensorflow_quietly()
     from parity.court import jobs, report, session, trials
     from parity.court.progress import Progress
 

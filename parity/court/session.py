@@ -8,6 +8,7 @@ from parity.court.cases import BACKEND_CASES, MODELS, Options
 from parity.court.jobs import Job
 from parity.court.mutations import MUTATIONS, RUNS
 from parity.court.rungs import RUNGS
+from parity.environment import import_tensorflow_quietly
 from parity.errors import Row
 
 # About how many seconds a job takes on one core (two of an AMD EPYC, November 2026), for the time left and for what to
@@ -146,6 +147,8 @@ def hold(
     if statistics or runs:
         work += sample_jobs(plan, runs, study.PACKAGES if statistics else ("official",))
     work = in_order(work)
+    if processes == 1 or len(work) == 1:  # then it is done here; workers keep what frameworks write to themselves
+        import_tensorflow_quietly()
     if progress is not None:
         progress.start(work, processes)
 
