@@ -4,6 +4,7 @@ Canonical names are `layer/variable` in Keras's words: the torch parameter `bloc
 variable `block2a_se_reduce/kernel` are both `block2a_se_reduce/kernel`. A layer of no known kind goes by its class.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -63,13 +64,19 @@ def register_kind(kind: Kind) -> None:
     """Adds a row to the table, before all others; one of the same name and classes is replaced."""
     _TABLE[:] = [row for row in _TABLE if (row.name, row.torch, row.keras) != (kind.name, kind.torch, kind.keras)]
     _TABLE.insert(0, kind)
+    _row_of_class.cache_clear()
 
 
 def _row(thing, framework: str) -> Kind | None:
+    return _row_of_class(type(thing), framework)
+
+
+@functools.cache
+def _row_of_class(cls, framework) -> Kind | None:
     names = set()
-    for cls in type(thing).__mro__:
-        own = cls.__module__.partition(".")[0] == framework
-        names |= {f"{cls.__module__}.{cls.__name__}", *([cls.__name__] if own else [])}
+    for base in cls.__mro__:
+        own = base.__module__.partition(".")[0] == framework
+        names |= {f"{base.__module__}.{base.__name__}", *([base.__name__] if own else [])}
     return next((row for row in _TABLE if any(name in getattr(row, framework) for name in names)), None)
 
 
