@@ -10,6 +10,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 import pytest
 
+from tests.tiny import registered
+
 
 def pytest_configure(config):
     """Two logical CPU devices, for tests of replicas; and under pytest-xdist one core for every worker.
@@ -26,6 +28,21 @@ def pytest_configure(config):
         torch.set_num_threads(1)
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+@pytest.fixture
+def tiny():
+    """The architectures of `tests.tiny` can be made by name in this test, in both packages."""
+    with registered():
+        yield
+
+
+@pytest.fixture(scope="session")
+def lesions(tmp_path_factory):
+    """A prepared folder of 60 generated lesions of 64 pixels, 48 of them for training; not to be written into."""
+    import keras_stoch
+
+    return keras_stoch.write_lesions(tmp_path_factory.mktemp("data") / "lesions", 60, size=64)
 
 
 @pytest.fixture(scope="session")

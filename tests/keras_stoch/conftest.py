@@ -1,11 +1,30 @@
-"""Fixtures shared by the tests of keras_stoch."""
+"""Fixtures shared by the tests of keras_stoch: runs that are trained once."""
 
 import pytest
 
 import keras_stoch
+from keras_stoch.cli import main
+from tests.tiny import SIZES, registered, sizes
+
+EPOCH = {"epochs": 1, "batch_size": 16}
+FIT_OPTIONS = [
+    part for name, value in (EPOCH | SIZES).items() for part in (f"--{name.replace('_', '-')}", str(value))
+]
 
 
 @pytest.fixture(scope="session")
-def lesions(tmp_path_factory):
-    """60 generated lesions of 64 pixels."""
-    return keras_stoch.write_lesions(tmp_path_factory.mktemp("data") / "lesions", 60, size=64)
+def plain_run(lesions, tmp_path_factory):
+    """The folder of a run of "tiny" on `lesions`: one epoch, seed 3. Tests that load its model ask for `tiny` too."""
+    out = tmp_path_factory.mktemp("plain") / "runs"
+    with registered():
+        keras_stoch.fit("tiny", lesions, out, seed=3, **sizes("tiny"), **EPOCH)
+    return out / "run-0"
+
+
+@pytest.fixture(scope="session")
+def stem_run(lesions, tmp_path_factory):
+    """The folder of a run of "tiny-stem" on `lesions`: one epoch, by the command line, with FIT_OPTIONS."""
+    out = tmp_path_factory.mktemp("stem") / "runs"
+    with registered():
+        assert main(["fit", "tiny-stem", "--data", str(lesions), "--out", str(out), *FIT_OPTIONS]) == 0
+    return out / "run-0"

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from keras_stoch.cli import main
+from tests.keras_stoch.conftest import FIT_OPTIONS
 
 
 def test_windows_draws_a_figure(tmp_path, capsys):
@@ -78,27 +79,13 @@ def test_export_of_a_model_file(tmp_path, capsys):
     assert str(tmp_path / "copy.keras") in capsys.readouterr().out
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run of one epoch and its data."""
-    import keras_stoch
-
-    folder = tmp_path_factory.mktemp("trained")
-    data = keras_stoch.write_lesions(folder / "lesions", 60, size=128)
-    options = ["--epochs", "1", "--batch-size", "16", "--low-res", "32", "--high-res", "128"]
-    assert main(["fit", "stem-b0", "--data", str(data), "--out", str(folder / "runs"), *options]) == 0
-    return folder / "runs" / "run-0", data
-
-
-@pytest.mark.slow
-def test_evaluate_writes_what_it_says(trained, tmp_path, capsys):
+def test_evaluate_writes_what_it_says(tiny, stem_run, lesions, tmp_path, capsys):
     import json
 
     import pandas as pd
     from sklearn.metrics import roc_auc_score
 
-    run, data = map(str, trained)
-    assert main(["evaluate", run, data, "--passes", "2", "--out", str(tmp_path / "found")]) == 0
+    assert main(["evaluate", str(stem_run), str(lesions), "--passes", "2", "--out", str(tmp_path / "found")]) == 0
     assert "ROC AUC" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "found" / "predictions.csv")
     found = json.loads((tmp_path / "found" / "evaluation.json").read_text())
@@ -117,7 +104,7 @@ def test_evaluate_writes_what_it_says(trained, tmp_path, capsys):
         assert figure.width > 300
 
 
-def test_predict_takes_every_photograph_and_tells_the_broken(trained, tmp_path, capsys):
+def test_predict_takes_every_photograph_and_tells_the_broken(tiny, stem_run, tmp_path, capsys):
     import io
 
     import pandas as pd
@@ -126,43 +113,38 @@ def test_predict_takes_every_photograph_and_tells_the_broken(trained, tmp_path, 
         (tmp_path / "photographs" / patient).mkdir(parents=True)
         Image.new("RGB", (80, 60), "tan").save(tmp_path / "photographs" / patient / "img_1.png")
     (tmp_path / "photographs" / "b" / "broken.jpg").write_bytes(b"no picture")
-    assert main(["predict", str(trained[0]), str(tmp_path / "photographs")]) == 0
+    assert main(["predict", str(stem_run), str(tmp_path / "photographs")]) == 0
     told = capsys.readouterr()
     table = pd.read_csv(io.StringIO(told.out))
     assert [name.split("photographs/")[1] for name in table["file"]] == ["a/img_1.png", "b/broken.jpg", "b/img_1.png"]
     assert table["probability"].notna().tolist() == [True, False, True]
     assert "1 of 3 images could not be read" in told.err
-    assert main(["predict", str(trained[0]), str(tmp_path / "photographs" / "b" / "broken.jpg")]) == 2
-    assert main(["predict", str(trained[0]), str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert main(["predict", str(stem_run), str(tmp_path / "photographs" / "b" / "broken.jpg")]) == 2
+    assert main(["predict", str(stem_run), str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "is a folder; name a file to write" in capsys.readouterr().err
-    assert main(["predict", str(trained[0]), str(tmp_path), "--out", str(tmp_path / "new" / "x.csv")]) == 0
+    assert main(["predict", str(stem_run), str(tmp_path), "--out", str(tmp_path / "new" / "x.csv")]) == 0
     assert len(pd.read_csv(tmp_path / "new" / "x.csv")) == 3
 
 
-@pytest.mark.slow
-def test_a_damaged_prepared_image_is_named(trained, tmp_path, capsys):
+def test_a_damaged_prepared_image_is_named(tiny, stem_run, lesions, tmp_path, capsys):
     import shutil
 
     import pandas as pd
 
-    run, data = trained
-    shutil.copytree(data, tmp_path / "lesions")
-    last = tmp_path / "lesions" / pd.read_csv(data / "manifest.csv").query("split == 'validation'")["file"].iloc[-1]
+    shutil.copytree(lesions, tmp_path / "lesions")
+    last = tmp_path / "lesions" / pd.read_csv(lesions / "manifest.csv").query("split == 'validation'")["file"].iloc[-1]
     last.write_bytes(last.read_bytes()[:400])
-    assert main(["evaluate", str(run), str(tmp_path / "lesions")]) == 2
+    assert main(["evaluate", str(stem_run), str(tmp_path / "lesions")]) == 2
     assert f"error: {last} is damaged (unreadable: " in capsys.readouterr().err
-    options = ["--epochs", "1", "--batch-size", "16", "--low-res", "32", "--high-res", "128"]
-    arguments = ["fit", "stem-b0", "--data", str(tmp_path / "lesions"), "--out", str(tmp_path / "runs"), *options]
+    arguments = ["fit", "tiny-stem", "--data", str(tmp_path / "lesions"), "--out", str(tmp_path / "runs"), *FIT_OPTIONS]
     assert main(arguments) == 2
     assert f"error: {last} is damaged" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_exit_codes(trained, tmp_path, capsys, monkeypatch):
+def test_exit_codes(tiny, stem_run, lesions, tmp_path, capsys, monkeypatch):
     import keras_stoch
 
-    options = ["--epochs", "1", "--batch-size", "16", "--low-res", "32", "--high-res", "128"]
-    arguments = ["fit", "stem-b0", "--data", str(trained[1]), "--out", str(tmp_path / "runs"), *options]
+    arguments = ["fit", "tiny-stem", "--data", str(lesions), "--out", str(tmp_path / "runs"), *FIT_OPTIONS]
     assert main([*arguments, "--learning-rate", "1e30"]) == 3
     assert "stopped: The " in capsys.readouterr().err
 
@@ -173,7 +155,7 @@ def test_exit_codes(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(keras_stoch, "evaluate", interrupted)
     assert main(arguments) == 130
     assert capsys.readouterr().err == "interrupted; the same command goes on where this one stopped\n"
-    assert main(["evaluate", *map(str, trained)]) == 130
+    assert main(["evaluate", str(stem_run), str(lesions)]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 

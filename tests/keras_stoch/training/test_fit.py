@@ -1,5 +1,7 @@
 """fit: the recipe, its numbers, callbacks, losses that are no number, and what is refused before the first step."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 import keras_stoch
 from keras_stoch.training.recipe import Recipe, TrainingDiverged
+from tests.keras_stoch.conftest import EPOCH
 from tests.keras_stoch.small import RECIPE, build, injected, rows, weights
 
 
@@ -22,28 +25,26 @@ def test_the_papers_schedule():
     assert (recipe.batch_size, recipe.rho, recipe.epsilon, recipe.momentum) == (100, 0.99, 1e-8, 0.0)
 
 
-@pytest.mark.slow
-def test_validation_numbers_are_those_of_the_model(lesions, tmp_path):
+def test_validation_numbers_are_those_of_the_model(tiny, plain_run, lesions):
     """AUC by scikit-learn and loss by Keras, of what the saved model says about all images of the split."""
-    (result,) = keras_stoch.fit("b0", lesions, tmp_path, epochs=1, batch_size=24, low_res=32, seed=3)
-    run = tmp_path / "run-0"
-    model = keras_stoch.load_run(run, "last")
+    again = {"data": lesions, "out": plain_run.parent, "low_res": 32, **EPOCH}
+    (result,) = keras_stoch.fit("tiny", seed=3, **again)  # done, so that it is read
+    assert result == {k: v for k, v in json.loads((plain_run / "result.json").read_text()).items() if k != "asked"}
+    model = keras_stoch.load_run(plain_run, "last")
     pipeline = keras_stoch.Pipeline(lesions, "validation", batch_size=12, low_res=32, high_res=None)
     ((images, targets),) = pipeline.epoch(0)
     logits = np.asarray(model(images, training=False))[:, 0]
     assert result["final_val_auc"] == pytest.approx(roc_auc_score(targets, logits))
     loss = keras.losses.BinaryCrossentropy(from_logits=True)(targets, logits)
     assert result["final_val_loss"] == pytest.approx(float(loss), rel=1e-4)
-    assert keras_stoch.evaluate(run, lesions).auc == pytest.approx(result["best_val_auc"])
-    assert keras_stoch.fit("b0", lesions, tmp_path, epochs=1, batch_size=24, low_res=32, seed=3) == [result]  # done
+    assert keras_stoch.evaluate(plain_run, lesions).auc == pytest.approx(result["best_val_auc"])
     with pytest.raises(ValueError, match=r"holds a run with other settings \(seed: 3 there, 4 now\)"):
-        keras_stoch.fit("b0", lesions, tmp_path, epochs=1, batch_size=24, low_res=32, seed=4)
+        keras_stoch.fit("tiny", seed=4, **again)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision(lesions, tmp_path, precision):
-    (result,) = keras_stoch.fit("b0", lesions, tmp_path, epochs=1, batch_size=16, low_res=32, mixed_precision=precision)
+def test_mixed_precision(tiny, lesions, tmp_path, precision):
+    (result,) = keras_stoch.fit("tiny", lesions, tmp_path, low_res=32, mixed_precision=precision, **EPOCH)
     assert np.isfinite(result["final_val_loss"])
 
 
