@@ -10,6 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # torch uses the same GPU
 
 from parity.comparison import ComparisonReport, compare
+from parity.environment import import_triton_first
 from parity.kinds import Kind, register_kind
 from parity.transfer import TransferError, TransferReport, keras_to_torch, torch_to_keras
 
@@ -23,3 +24,5 @@ __all__ = [
     "register_kind",
     "torch_to_keras",
 ]
+
+import_triton_first()  # before anything here brings TensorFlow

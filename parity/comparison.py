@@ -1,41 +1,87 @@
 """`parity.compare`: any two models up the ladder, and the report of what was found."""
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field
 
-from parity.errors import CONSTANT_TOLERANCE, Row
+from parity.adapters.base import Adapter
+from parity.errors import CONSTANT_TOLERANCE, FAIL, FLOAT32_ALONE, FLOOR_ROUNDINGS, NOT_COMPARED, OK, Row, ceiling
+from parity.inputs import prepare
 from parity.naming import Rules
 from parity.pairing import pair
-from parity.report.terminal import table_line
-from parity.rungs import RUNGS
-from parity.trace import Trace
+from parity.promotion import ROUNDINGS, Copy, copy_in_float64
+from parity.report.terminal import number, table_line
+from parity.rungs import RUNGS, determinism
+from parity.trace import Trace, match_outputs
 from parity.transfer import transfer as transfer_weights
+
+TRAINING = ("batch_norm", "gradients")  # rungs that `training=False` leaves out
+COARSE = 1e-12  # rounding inside a copy that is no longer float64's own
 
 
 @dataclass
 class ComparisonReport:
-    """What `compare` found: one `Row` per rung, in the order of the ladder."""
+    """What `compare` found.
+
+    Attributes:
+        rows: one `Row` a rung, in the order of the ladder; rungs that do not concern the pair are left out.
+        transfer: what was copied before, a `TransferReport`, or None.
+        notes: what else there is to know: in which type it was compared, and why; what could not be.
+    """
 
     rows: list[Row]
     transfer: object = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
+        """Whether everything that was asked for was compared, and agrees."""
         return bool(self.rows) and all(row.passed for row in self.rows)
+
+    @property
+    def status(self) -> str:
+        """ "ok", "FAIL", or "not compared" where nothing failed but something could not be compared."""
+        if self.first_failure is not None:
+            return FAIL
+        return OK if self.passed else NOT_COMPARED
 
     @property
     def first_failure(self) -> Row | None:
         """The lowest rung that failed: start here, for what lies above may follow from it."""
-        return next((row for row in self.rows if not row.passed), None)
+        return next((row for row in self.rows if row.status == FAIL), None)
 
     def __str__(self):
-        lines = [table_line(row) for row in self.rows]
+        lines = [self._headline(), *(table_line(row) for row in self.rows)]
+        lines += [f"note: {note}" for note in self.notes]
+        for row in self.rows:
+            if row.message and (row.passed or row.status == NOT_COMPARED):
+                lines.append(f"{row.check}: {row.message}")
         failure = self.first_failure
-        if failure is None:
-            lines.append("Equal on every rung.")
-        else:
+        if failure is not None:
             where = f" at {failure.first_divergence}" if failure.first_divergence else ""
             lines.append(f"They part on the rung '{failure.check}'{where}. {failure.message}".rstrip())
+        elif self.passed:
+            lines.append("Equal on every rung.")
+        else:
+            left = ", ".join(row.check for row in self.rows if not row.passed) or "everything"
+            lines.append(f"No verdict: not compared are {left}.")
         return "\n".join(lines)
+
+    def _headline(self) -> str:
+        """Whether the outputs agree, and how far."""
+        row = next((row for row in self.rows if row.check == "forward"), None)
+        outputs = row.details.get("outputs", {}) if row else {}
+        if not outputs:
+            return "Outputs were not compared."
+        name, (value, allowed) = max(outputs.items(), key=lambda item: _share(*item[1]))
+        which = "Outputs" if len(outputs) == 1 else f"{len(outputs)} outputs"
+        worst = "" if len(outputs) == 1 else f", {name}"
+        if value <= allowed:
+            return f"{which} agree to {number(value)} (allowed: {number(allowed)}{worst})."
+        return f"Outputs differ by {number(value)} (allowed: {number(allowed)}{worst})."
+
+
+def _share(value, allowed) -> float:
+    return value / allowed if value == value else float("inf")
 
 
 def compare(
@@ -47,33 +93,40 @@ def compare(
     training: bool = True,
     float64: bool = True,
     tolerance: float = CONSTANT_TOLERANCE,
+    strict: bool = False,
 ) -> ComparisonReport:
     """Compares any two models of which at least one was ported from the other.
 
-    Climbs the ladder: configuration, structure, weights, every intermediate tensor, every layer by itself, training
-    mode with moving averages, gradients. Neither model is changed, unless `transfer` is set.
+    First each is run twice, for who gives another answer every time can't be compared. Then it climbs the ladder:
+    configuration, structure, weights, every intermediate tensor, every layer by itself, training mode with moving
+    averages, gradients. Neither model is changed, unless `transfer` is set.
 
     Args:
         reference, candidate: a `torch.nn.Module` or a built Keras model each.
         inputs: one batch as an array in Keras's layout `(batch, height, width, channels)`, a tuple or dict of
             arrays for several inputs, or a list of batches (the first is used for inference and gradients, all for
-            the moving averages).
+            the moving averages). Integers become floats where the models compute with them.
         names: None where layer names agree once "." and "/" become "_"; pairs of (regular expression, replacement)
             that turn torch's module paths into Keras's names; or "order", to pair layers by order within each kind.
         transfer: copy the reference's weights into the candidate first. Without it both must already have them.
-        training: whether to compare training mode and gradients too.
+        training: whether to compare training mode and gradients too. If not, what does not matter at inference is
+            told and not failed: momenta, rates of dropout, biases of zeros.
         float64: compare copies in float64, where a correct port agrees to about 1e-12 and nothing hides behind
-            rounding. Where a Keras model can't be rebuilt in float64 (subclassed, without get_config), the
-            comparison is made in its own type.
+            rounding. A copy counts after it gave the model's own output. Where a model has none, or with False, both
+            are compared in their own types, and float64 copies only tell how much rounding is allowed: the one of the
+            reference, or else of the candidate, whose own rounding then is the measure for the other side.
         tolerance: allowed relative error in float64. The default lets pass what both frameworks do here and there,
             a constant rounded to float32 inside an otherwise exact operation; 1e-10 lets nothing pass.
+        strict: fail for known differences of the frameworks too, that no port can help: torch's unbiased variance.
 
     Returns:
         A `ComparisonReport`; print it.
 
     Raises:
         TypeError: if a model is neither Keras nor torch.
-        ValueError: if `names` is not understood, or a Keras model has no weights yet.
+        ValueError: if `names` is not understood or gives two layers one name; if a Keras model has no weights yet or
+            does not run on TensorFlow; if the inputs are none that anything could be compared on (see
+            `inputs.prepare`), or neither model runs on them.
 
     Example:
 
@@ -81,35 +134,152 @@ def compare(
     >>> print(report.first_failure)
     """
     reference, candidate = pair(reference, candidate, names)
+    batches, notes = prepare(inputs, reference, candidate)
     if reference.name == candidate.name:
         reference.name, candidate.name = f"reference {reference.name}", f"candidate {candidate.name}"
-    report = ComparisonReport([])
+    report = ComparisonReport([], notes=notes)
     if transfer:
         report.transfer = transfer_weights(reference, candidate, strict=False)
-    truth = None
-    if float64:
-        promoted = [reference.promoted(), candidate.promoted()]
-        if all(promoted):
-            reference, candidate = promoted
-        else:
-            truth = next((side for side in promoted if side is not None), None)
-    batches = inputs if isinstance(inputs, list) else [inputs]
-    allowed = tolerance if candidate.dtype == reference.dtype == "float64" else None
-    sides = [Trace(side, batches, tolerance=allowed) for side in (reference, candidate)]
-    if truth is not None:
-        truth = Trace(truth, batches)
-    for name, check in RUNGS.items():
-        if not training and name in ("batch_norm", "gradients"):
-            continue
-        try:
-            fields = check(*sides, truth)
-        except Exception as error:  # a stranger's model may fail in any way; the other rungs still tell
-            fields = {
-                "passed": False,
-                "measure": "",
-                "value": None,
-                "tolerance": None,
-                "message": f"{type(error).__name__}: {error}",
-            }
-        report.rows.append(Row("", reference.name, candidate.name, name, candidate.dtype, **fields))
+    with contextlib.ExitStack() as stack:
+        for side in dict.fromkeys((reference, candidate)):
+            stack.enter_context(side.as_found())
+        fields = determinism.check(reference, candidate, batches[0])
+        report.rows.append(Row("", reference.name, candidate.name, "determinism", candidate.dtype, **fields))
+        if report.rows[0].passed:
+            sides = _sides(reference, candidate, batches, training, float64, tolerance, strict, notes)
+            report.rows += _climb(*sides, training, notes)
     return report
+
+
+def _sides(reference, candidate, batches, training, float64, tolerance, strict, notes) -> tuple:
+    """The traces to compare, and the truth or None."""
+    both = (reference, candidate)
+    unsteady = [_steady_training(side, batches[0]) for side in both] if training else [None, None]
+    copies = [
+        copy_in_float64(side, batches[0], training and why is None) for side, why in zip(both, unsteady, strict=True)
+    ]
+    for role, side, copied in zip(("reference", "candidate"), both, copies, strict=True):
+        if copied.adapter is None:
+            notes.append(f"{role} {side.name}: {copied.reason}.")
+        elif float64 and side.dtype not in ("float32", "float64"):
+            notes.append(f"{role} {side.name} computes in {side.dtype}; half precision itself is not looked at.")
+    options = {"strict": strict, "serving": not training, "ranges": True}
+    truth = None
+    if float64 and all(copied.adapter for copied in copies):
+        grain = max(copied.grain for copied in copies)
+        if grain > COARSE:
+            allowed = max(tolerance, min(ROUNDINGS * grain, ceiling(2.0**-23) / 100))
+            notes.append(f"Something is computed in float32 even in the copies; allowed are {number(allowed)}.")
+            tolerance = allowed
+        traces = [Trace(copied.adapter, batches, tolerance=tolerance, **options) for copied in copies]
+    else:
+        traces, truth = _in_own_types(both, copies, batches, options, notes)
+    for trace, why in zip(traces, unsteady, strict=True):
+        trace.unsteady = why
+    lonely = match_outputs(*traces) if _runs(*traces) else []
+    if truth is not None and truth.owner == "candidate":
+        truth.aliases = traces[1].aliases
+    if lonely:
+        notes.append(f"Outputs without partner were not compared: {', '.join(lonely)}.")
+    return (*traces, truth)
+
+
+def _in_own_types(both, copies: list[Copy], batches, options, notes) -> tuple:
+    """(traces, truth) where rounding is part of what is compared."""
+    eps = max(side.eps for side in both)
+    owner = next((n for n, copied in zip(("reference", "candidate"), copies, strict=True) if copied.adapter), None)
+    types = " and ".join(dict.fromkeys(side.dtype for side in both))
+    if owner is None:
+        allowed = max(FLOAT32_ALONE, FLOOR_ROUNDINGS * eps)
+        notes.append(f"Compared in {types} without a float64 copy to go by; {number(allowed)} is allowed, a guess.")
+        return [Trace(side, batches, tolerance=allowed, **options) for side in both], None
+    notes.append(f"Compared in {types}; what rounding may do is measured on the {owner}, by its float64 copy.")
+    truth = Trace(next(copied.adapter for copied in copies if copied.adapter), batches, owner=owner)
+    return [Trace(side, batches, **options) for side in both], truth
+
+
+def _steady_training(side: Adapter, inputs) -> str | None:
+    """Why a model can't be compared in training mode: it draws at random though its dropout is off. None if it can."""
+    try:
+        with side.without_dropout():
+            apart, layer = determinism.look(side, inputs, training=True)
+        if apart <= determinism.tolerance(side):
+            return None
+        with side.without_dropout():
+            side.random_layers = side.random_layers | determinism.random_layers(side, inputs)
+        with side.without_dropout():
+            apart, layer = determinism.look(side, inputs, training=True)
+        if apart <= determinism.tolerance(side):
+            return None
+    except Exception:  # what training mode does not do, its rungs tell
+        return None
+    where = "" if layer is None else f", first {layer if layer.startswith('before') else 'at ' + layer}"
+    return f"{side.name} draws at random in training mode (two runs are {apart:.1e} apart{where})"
+
+
+def _runs(*traces) -> bool:
+    with contextlib.suppress(Exception):
+        return all(trace.calls for trace in traces)
+    return False
+
+
+def _climb(reference: Trace, candidate: Trace, truth: Trace | None, training: bool, notes) -> list[Row]:
+    rows = []
+    unsteady = "; ".join(filter(None, (reference.unsteady, candidate.unsteady)))
+    for name, check in RUNGS.items():
+        if (name in TRAINING and not training) or not _concerns(name, reference, candidate):
+            continue
+        if name in TRAINING and unsteady:
+            fields = _nothing(unsteady)
+        else:
+            try:
+                fields = check(reference, candidate, truth)
+            except Exception as error:  # a stranger's model may fail in any way; the other rungs still tell
+                fields = _blamed(name, reference, candidate, error)
+        dtype = candidate.adapter.dtype
+        rows.append(Row("", reference.adapter.name, candidate.adapter.name, name, dtype, **fields))
+    return rows
+
+
+def _concerns(name: str, reference: Trace, candidate: Trace) -> bool:
+    """Whether a rung has anything to look at: models without weights have no gradients."""
+    if name in ("structure", "weights"):
+        return any(side.adapter.weights() for side in (reference, candidate))
+    if name == "gradients":
+        return any(w.trainable for side in (reference, candidate) for w in side.adapter.weights().values())
+    if name == "isolated" and _runs(reference, candidate):
+        return all(any(call.inputs for call in side.calls.values()) for side in (reference, candidate))
+    return True
+
+
+def _nothing(why: str) -> dict:
+    return {
+        "passed": False,
+        "status": NOT_COMPARED,
+        "measure": "",
+        "value": None,
+        "tolerance": None,
+        "message": why,
+    }
+
+
+_NEEDS = {"batch_norm": "training", "gradients": "gradients"}
+
+
+def _blamed(name: str, reference: Trace, candidate: Trace, error) -> dict:
+    """The verdict where a rung ended with an error: a failure only if the candidate alone can't do what is asked."""
+    failed = []
+    for role, side in (("reference", reference), ("candidate", candidate)):
+        try:
+            getattr(side, _NEEDS.get(name, "calls"))
+        except Exception as own:
+            failed.append(role)
+            error = own
+    text = str(error).strip()
+    message = f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:300]
+    if failed:
+        message = f"the {' and the '.join(failed)} failed: {message}"
+    fields = _nothing(message)
+    if failed == ["candidate"] and candidate.adapter.dtype != "float64":
+        fields["status"] = FAIL
+    return fields

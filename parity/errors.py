@@ -7,20 +7,42 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 FLOAT64_TOLERANCE = 1e-10
+FLOAT32_EPS = float(np.finfo(np.float32).eps)
+EPS = {"float64": float(np.finfo(np.float64).eps), "float16": 2.0**-10, "bfloat16": 2.0**-7}
 # Two correct float32 implementations differ by the order of their sums. Each is judged by its distance from the
 # float64 result; the candidate's may be this many times the reference's own.
 FLOAT32_FACTOR = 8.0
-# The rounding of a sum of about a thousand terms, where the reference happened to have less.
-FLOAT32_FLOOR = 32 * float(np.finfo(np.float32).eps)
+# Roundings of a sum of about a thousand terms, where the reference happened to have less: 32 * eps.
+FLOOR_ROUNDINGS = 32
+# No tolerance grows beyond this many roundings, 1e-3 in float32: EfficientNets use up to a tenth of it, their gradients
+# a quarter. A tensor on which float32 itself is off by more has lost most of its digits, and is no yardstick.
+CEILING_ROUNDINGS = 8192
+# A difference of equal tensors is zero, but computed it is rounding, and its relative error is of order one. So no
+# tensor counts as smaller than this part of the model's typical tensor: rounding, 2e-16, is then 2e-11 of it.
+NEAR_ZERO = 1e-5
 # In `comparison.compare`: Keras and TensorFlow round some constants (of Rescaling, of GELU) to float32 even in float64.
 CONSTANT_TOLERANCE = 1e-7
 # For float32 models of which neither can be computed in float64: a guess, used only where nothing better is to be had.
 FLOAT32_ALONE = 1e-4
 
 
+# What a row says. A check that could not be made has not passed, and has not failed either.
+OK, FAIL, NOT_COMPARED = "ok", "FAIL", "not compared"
+
+
+def eps_of(dtype: str) -> float:
+    """The relative spacing of a float type, by name; that of float32 for an unknown one."""
+    return EPS.get(dtype.removeprefix("mixed_"), FLOAT32_EPS)
+
+
+def ceiling(eps: float) -> float:
+    """The largest tolerance in a type: 1e-3 in float32, never more than a quarter."""
+    return min(CEILING_ROUNDINGS * eps, 0.25)
+
+
 @dataclass
 class Row:
-    """One verdict, as it stands in report.json."""
+    """One verdict, as it stands in report.json; `passed` is true only if `status` is "ok"."""
 
     model: str
     reference: str
@@ -37,6 +59,10 @@ class Row:
     message: str = ""
     seconds: float = 0.0
     details: dict = field(default_factory=dict)
+    status: str = ""
+
+    def __post_init__(self):
+        self.status = self.status or (OK if self.passed else FAIL)
 
     def asdict(self) -> dict:
         return asdict(self)
@@ -44,12 +70,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Error:
-    """The error of one tensor, and what is allowed."""
+    """The error of one tensor, and what is allowed.
+
+    Attributes:
+        undecided: why no verdict is possible: float32 itself is as far off, or no number in it is finite.
+    """
 
     name: str
     value: float
     tolerance: float
     max_abs: float
+    undecided: str = ""
 
     @property
     def passed(self) -> bool:
@@ -59,19 +90,44 @@ class Error:
 def relative_l2(actual: np.ndarray, expected: np.ndarray, floor: float = 0.0) -> float:
     """||actual - expected|| / max(||expected||, floor), Euclidean norms in float64.
 
-    Infinite where the shapes differ; NaN where a NaN is involved.
+    Infinite where the shapes differ; NaN where only one has a NaN. Equal infinities, and NaN in both, are equal.
 
     Args:
         floor: keeps the measure finite where the true value is zero.
     """
-    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    actual, expected = _float64(actual), _float64(expected)
     if actual.shape != expected.shape:
         return float("inf")
-    difference = float(np.linalg.norm((actual - expected).ravel()))
-    scale = max(float(np.linalg.norm(expected.ravel())), floor)
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference, norm = (float(np.linalg.norm(x.ravel())) for x in (actual - expected, expected))
+        if not np.isfinite(difference) or not np.isfinite(norm):
+            alike = ~np.isfinite(expected) & ((actual == expected) | (np.isnan(actual) & np.isnan(expected)))
+            actual, expected = actual[~alike], expected[~alike]
+            if not np.isfinite(expected).all() and np.isfinite(actual).all():
+                return float("inf")
+            difference, norm = (float(np.linalg.norm(x)) for x in (actual - expected, expected))
     if difference == 0.0:
         return 0.0
+    scale = max(norm, floor)
     return difference / scale if scale > 0 else float("inf")
+
+
+def _float64(array) -> np.ndarray:
+    array = np.asarray(array)
+    if array.dtype.kind == "c":
+        array = np.stack([array.real, array.imag])
+    return np.asarray(array, np.float64)
+
+
+def _root_mean_square(array) -> float:
+    """Of the finite values; 0 if there are none."""
+    array = _float64(array).ravel()
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = float(np.linalg.norm(array)) / max(array.size, 1) ** 0.5
+        if not np.isfinite(value):
+            array = array[np.isfinite(array)]
+            value = float(np.linalg.norm(array)) / max(array.size, 1) ** 0.5
+    return value if np.isfinite(value) else 0.0
 
 
 def judge(
@@ -80,39 +136,63 @@ def judge(
     truth: dict[str, np.ndarray] | None = None,
     floor: float = 0.0,
     tolerance: float | None = None,
+    owner: str = "reference",
+    eps: float = FLOAT32_EPS,
 ) -> list[Error]:
     """Errors of all tensors that both models have, in the reference's order.
+
+    Without `truth` the candidate's distance from the reference may be `tolerance`, by default `FLOAT64_TOLERANCE` for
+    float64 arrays.
+
+    With it (float32) the model whose copy the truth is, its *owner*, says how much rounding costs: the other side's
+    distance from the truth may be `FLOAT32_FACTOR` times the owner's. What the owner has done so far counts too, since
+    an error once made is carried on, but in units of a typical tensor: a tensor that is nearly zero, and all rounding,
+    excuses nothing that follows. No tolerance passes `ceiling`; where the owner's own error does, there is no verdict.
 
     The errors of two equally good float32 computations are two draws from one distribution. For large tensors their
     norms are alike; for an output of a few values one may be small by luck, which the factor takes into account: it is
     at least the ratio that two such norms exceed once in a million (the root of a quantile of the F distribution).
 
-    Without `truth` the candidate's distance from the reference may be `tolerance`, by default
-    `FLOAT64_TOLERANCE` for float64 arrays. With it (float32) the
-    candidate's distance from the truth may be `FLOAT32_FACTOR` times the largest that the reference has had so far,
-    since an error once made is carried on.
-
     Args:
         reference, candidate: arrays by name.
-        truth: the reference computed in float64.
+        truth: the owner computed in float64.
         floor: see `relative_l2`.
+        tolerance: relative, used without truth.
+        owner: "reference" or "candidate"; the candidate's own copy can't excuse the candidate.
+        eps: relative spacing of the type that is judged by the truth.
     """
+    names = [name for name in reference if name in candidate and (truth is None or name in truth)]
+    targets = {name: (reference if truth is None else truth)[name] for name in names}
+    sizes = [size for size in map(_root_mean_square, targets.values()) if size > 0]
+    typical = float(np.median(sizes)) if sizes else 0.0
+    owned, judged = (reference, candidate) if owner == "reference" else (candidate, reference)
     errors, inherited = [], 0.0
-    for name, expected in reference.items():
-        if name not in candidate:
-            continue
-        actual = candidate[name]
+    for name, target in targets.items():
+        whole = typical * np.size(target) ** 0.5  # the norm of a typical tensor of this size
+        smallest, undecided = max(floor, NEAR_ZERO * whole), ""
+        actual = judged[name]
         if truth is None:
-            value, target = relative_l2(actual, expected, floor), expected
-            allowed = tolerance or (FLOAT64_TOLERANCE if actual.dtype == np.float64 else FLOAT32_ALONE)
+            value = relative_l2(candidate[name], target, smallest)
+            double = np.asarray(candidate[name]).dtype == np.float64
+            allowed = tolerance or (FLOAT64_TOLERANCE if double else FLOAT32_ALONE)
         else:
-            target = truth[name]
-            inherited = max(inherited, relative_l2(expected, target, floor))
-            value = relative_l2(actual, target, floor)
-            allowed = _float32_factor(np.size(target)) * inherited + FLOAT32_FLOOR
+            own = relative_l2(owned[name], target, smallest)
+            carried = relative_l2(owned[name], target, max(smallest, whole))
+            if own > ceiling(eps):  # next to nothing but rounding
+                own, smallest = carried, max(smallest, whole)
+            value = relative_l2(actual, target, smallest)
+            if np.isfinite(carried):
+                inherited = max(inherited, carried)
+            allowed = _float32_factor(np.size(target)) * max(own, inherited) + FLOOR_ROUNDINGS * eps
+            if not own <= ceiling(eps) and (value <= allowed or np.isnan(own)):
+                undecided = f"the {owner}'s own rounding is {own:.1e} here"
+            allowed = min(allowed, ceiling(eps))
+        if np.size(target) and np.asarray(target).dtype.kind == "f" and not np.isfinite(target).any():
+            undecided = undecided or ("no number in it is finite" if value == 0 else "")
         same_shape = np.shape(actual) == np.shape(target)
-        max_abs = float(np.max(np.abs(np.asarray(actual, float) - target), initial=0.0)) if same_shape else np.inf
-        errors.append(Error(name, value, allowed, max_abs))
+        with np.errstate(invalid="ignore"):
+            far = np.abs(_float64(actual) - _float64(target)) if same_shape else np.array(np.inf)
+        errors.append(Error(name, value, allowed, float(np.max(far, initial=0.0)), undecided))
     return errors
 
 
@@ -126,21 +206,27 @@ def _float32_factor(size: int) -> float:
 def summarise(errors: Iterable[Error]) -> dict:
     """The fields of a `Row` that follow from a list of errors: the worst tensor, and the first that diverged."""
     errors = list(errors)
-    if not errors:
+    judged = [e for e in errors if not e.undecided]
+    if not judged:
+        why = errors[0].undecided if errors else "the two sides have no tensor in common"
         return {
             "passed": False,
+            "status": NOT_COMPARED,
             "value": None,
             "tolerance": None,
-            "message": "nothing could be compared: the two sides have no tensor in common",
+            "message": f"nothing could be compared: {why}",
         }
     # NaN is worse than anything.
-    worst = max(errors, key=lambda e: np.inf if np.isnan(e.value) else e.value / e.tolerance)
-    first = next((e.name for e in errors if not e.passed), None)
+    worst = max(judged, key=lambda e: np.inf if np.isnan(e.value) else e.value / e.tolerance)
+    first = next((e.name for e in judged if not e.passed), None)
     return {
         "passed": first is None,
         "value": worst.value,
         "tolerance": worst.tolerance,
         "worst": worst.name,
         "first_divergence": first,
-        "details": {"errors": [[e.name, e.value, e.tolerance, e.max_abs] for e in errors]},
+        "details": {
+            "errors": [[e.name, e.value, e.tolerance, e.max_abs] for e in judged],
+            "undecided": [[e.name, e.undecided] for e in errors if e.undecided],
+        },
     }

@@ -5,6 +5,7 @@ variable `block2a_se_reduce/kernel` are both `block2a_se_reduce/kernel`. A layer
 """
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -44,7 +45,11 @@ CONVOLUTION_SETTINGS = {
     "use_bias": (lambda m: m.bias is not None, lambda k: k.use_bias),
 }
 _EPSILON = {"epsilon": (lambda m: m.eps, lambda k: k.epsilon)}
-_MOMENTUM = {"momentum": (lambda m: 1.0 - m.momentum, lambda k: k.momentum)}
+# torch's None is an average over all batches, which Keras has not.
+_MOMENTUM = {"momentum": (lambda m: None if m.momentum is None else 1.0 - m.momentum, lambda k: k.momentum)}
+# What acts at random in training only, by what it is called: no attribute tells (a pooling's exponent is called p too).
+_DROPS = re.compile(r"(?i)drop|stochastic_?depth|noise|^random")
+_RATES = ("rate", "p", "drop_prob", "drop_rate", "prob")
 
 _TABLE: list[Kind] = [
     Kind("conv_transpose", _dimensions("ConvTranspose{}d"), _dimensions("Conv{}DTranspose"),
@@ -100,6 +105,11 @@ def keras_kind(layer) -> str:
     return row.name
 
 
+def drops(layer) -> bool:
+    """Whether a layer is one that drops or disturbs values at random in training, by the names of its classes."""
+    return any(_DROPS.search(cls.__name__) for cls in type(layer).__mro__)
+
+
 def canonical_variable(module, variable: str) -> str:
     """The canonical name of a parameter or buffer of a torch module."""
     row = _row(module, "torch")
@@ -116,8 +126,11 @@ def settings(layer, framework: str) -> dict:
     row = _row(layer, framework)
     if row is not None:
         return {name: told[framework == "keras"](layer) for name, told in row.settings.items()}
-    rate = getattr(layer, "rate", getattr(layer, "p", None) if framework == "torch" else None)
-    return {"rate": rate} if isinstance(rate, int | float) else {}
+    if not drops(layer):
+        return {}
+    rates = (getattr(layer, name, None) for name in _RATES)
+    rate = next((rate for rate in rates if isinstance(rate, int | float)), None)
+    return {} if rate is None else {"rate": rate}
 
 
 def as_float32(values) -> tuple[float, ...]:

@@ -3,7 +3,20 @@
 import re
 from collections.abc import Sequence
 
+
+class NamesClash(ValueError):
+    """Two layers of one model, both with weights, would go by one name."""
+
+
 Rules = Sequence[tuple[str, str]] | str | None
+
+
+def ruled(path: str, rules: Rules = None) -> str:
+    """A path after all rules, in order."""
+    if rules is not None and not isinstance(rules, str):
+        for pattern, replacement in rules:
+            path = re.sub(pattern, replacement, path)
+    return path
 
 
 def canonical_layer(path: str, rules: Rules = None) -> str:
@@ -13,7 +26,4 @@ def canonical_layer(path: str, rules: Rules = None) -> str:
         path: for instance "block2a.se_reduce" or "encoder/block2a/se_reduce".
         rules: pairs of (regular expression, replacement), all applied in order before "." and "/" become "_".
     """
-    if rules is not None and not isinstance(rules, str):
-        for pattern, replacement in rules:
-            path = re.sub(pattern, replacement, path)
-    return path.replace(".", "_").replace("/", "_")
+    return ruled(path, rules).replace(".", "_").replace("/", "_")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from parity.adapters import adapt
 from parity.adapters.base import Adapter
-from parity.naming import Rules
+from parity.naming import NamesClash, Rules
 
 
 def pair(reference, candidate, names: Rules = None) -> tuple[Adapter, Adapter]:
@@ -14,37 +14,57 @@ def pair(reference, candidate, names: Rules = None) -> tuple[Adapter, Adapter]:
     Args:
         reference, candidate: Keras models or torch modules (or `Adapter`s, taken as they are).
         names: None where names agree; pairs of (regular expression, replacement) that turn torch's module paths
-            into Keras's layer names; or "order", to pair layers by their order within each kind.
+            into Keras's layer names; or "order", to pair layers by their order within each kind. Of two models of
+            one framework, rules apply to both, and the candidate's layers take the reference's names by order.
+
+    Raises:
+        NamesClash: if two layers of one side, both with weights, have one name.
     """
     if isinstance(names, str) and names != "order":
         raise ValueError(f'names must be None, "order" or a list of (pattern, replacement). Received: {names!r}')
     reference, candidate = adapt(reference, names=names), adapt(candidate, names=names)
-    torch_side = next((s for s in (reference, candidate) if s.framework == "torch"), None)
-    keras_side = next((s for s in (reference, candidate) if s.framework == "keras"), None)
-    if names == "order" and torch_side is not None and keras_side is not None:
-        torch_side.rename = by_order(torch_side.kinds(), keras_side.kinds())
-    if torch_side is not None and keras_side is not None and not keras_side.groups:
-        # Whatever is a module with parts in torch may be a run of layers with a common prefix in Keras.
-        keras_side.groups = tuple(
-            name for name, module in torch_side.layers().items() if next(module.children(), None) is not None
-        )
+    if reference.framework == candidate.framework:
+        named, giver = candidate, reference
+        if reference.framework == "keras" and reference is not candidate:
+            reference.rules, candidate.rules = reference.rules or names, candidate.rules or names
+    else:
+        named, giver = (reference, candidate) if reference.framework == "torch" else (candidate, reference)
+        if not giver.groups:
+            # Whatever is a module with parts in torch may be a run of layers with a common prefix in Keras.
+            parts = named.layers().items()
+            giver.groups = tuple(name for name, m in parts if name and next(m.children(), None) is not None)
+    if names == "order":
+        named.rename = by_order(named.kinds(), giver.kinds())
+    elif names is None and list(named.kinds()) == [""] and len(giver.kinds()) == 1:
+        (only,) = giver.kinds()
+        named.rename = lambda layer: only if layer == "" else layer  # a model that is one layer
+    _refuse_clashes(reference, candidate)
     return reference, candidate
 
 
-def by_order(torch_layers: dict[str, str], keras_layers: dict[str, str]) -> Callable[[str], str]:
+def _refuse_clashes(*sides: Adapter) -> None:
+    for side in sides:
+        for name, first, second in side.clashes():
+            raise NamesClash(
+                f"Two layers of {side.name} with weights, {first!r} and {second!r}, would both be called {name!r}; "
+                "give rules (names=...) that tell them apart."
+            )
+
+
+def by_order(layers: dict[str, str], partners: dict[str, str]) -> Callable[[str], str]:
     """Pairs layers that hold weights by their order within each kind.
 
     Args:
-        torch_layers, keras_layers: canonical name to kind, in the order of the models.
+        layers, partners: canonical name to kind, in the order of the models.
 
     Returns:
-        A function from a torch layer's canonical name to that of its Keras partner (or itself, if it has none).
+        A function from a layer's canonical name to that of its partner (or itself, if it has none).
     """
     queues = defaultdict(list)
-    for name, kind in keras_layers.items():
+    for name, kind in partners.items():
         queues[kind].append(name)
     pairs = {}
-    for name, kind in torch_layers.items():
+    for name, kind in layers.items():
         if queues[kind]:
             pairs[name] = queues[kind].pop(0)
     return lambda name: pairs.get(name, name)

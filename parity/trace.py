@@ -6,6 +6,9 @@ from functools import cached_property
 import numpy as np
 
 from parity.adapters.base import OUTPUT, Adapter, Call
+from parity.errors import Error, judge
+
+SCALE = 10.0  # standard deviations: beyond every kink (ReLU6, hard sigmoid) and into every tail
 
 
 class Trace:
@@ -19,25 +22,61 @@ class Trace:
         dropout: whether dropout acts in training mode, because its masks are among the draws; else nothing is dropped.
         seed: of the direction in which the output is differentiated.
         tolerance: allowed relative error as a candidate without a truth to go by; None for `judge`'s default.
+        owner: as a truth, whose float64 copy it is: "reference" or "candidate".
+        strict: as a candidate, whether known differences of the frameworks count as faults.
+        serving: as a candidate, whether only inference matters: then momenta and rates do not.
+        ranges: as a candidate, whether to look beyond the range of the given inputs, see `scaled`.
     """
 
-    def __init__(self, adapter: Adapter, batches: list, draws=None, seed: int = 0, tolerance=None, dropout=False):
+    def __init__(
+        self,
+        adapter: Adapter,
+        batches: list,
+        draws=None,
+        seed: int = 0,
+        tolerance=None,
+        dropout=False,
+        *,
+        owner="reference",
+        strict=True,
+        serving=False,
+        ranges=False,
+    ):
         self.adapter = adapter
         self.batches = batches
         self.draws = draws
         self.seed = seed
         self.tolerance = tolerance
         self.dropout = dropout
+        self.owner = owner
+        self.strict = strict
+        self.serving = serving
+        self.ranges = ranges
+        self.unsteady = None  # why training mode can not be compared
+        self.aliases = {}  # own names of outputs to those of the other side
+        self.biased = {}  # see `Adapter.biased_variances`; filled with `training` where `strict` is not set
 
     @cached_property
+    def _calls(self) -> dict[str, Call]:
+        return self.adapter.capture(self.batches[0], draws=self.draws)
+
+    @property
     def calls(self) -> dict[str, Call]:
         """Every layer's call at inference on the first batch, in the order they finished."""
-        return self.adapter.capture(self.batches[0], draws=self.draws)
+        return self._renamed(self._calls)
 
     @property
     def activations(self) -> dict[str, np.ndarray]:
         """Every layer's output at inference on the first batch."""
         return {name: call.output for name, call in self.calls.items()}
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the model's outputs."""
+        return [name for name, call in self.calls.items() if call.final]
+
+    def _renamed(self, found: dict) -> dict:
+        return {self.aliases.get(name, name): value for name, value in found.items()} if self.aliases else found
 
     @property
     def training(self) -> dict[str, np.ndarray]:
@@ -59,24 +98,94 @@ class Trace:
     @cached_property
     def _passes(self):
         """(`training`, `gradients` or what went wrong with them)."""
-        with self.adapter.preserved(), self._dropping():
+        with self.adapter.preserved(), self._dropping(), self._told_biased() as biased:
             calls, gradients = self._first_pass()
-            found = {name: call.output for name, call in calls.items()}
+            found = {name: call.output for name, call in self._renamed(calls).items()}
             for step, batch in enumerate(self.batches[1:], start=2):
-                found[f"{OUTPUT} of step {step}"] = self.adapter.predict(batch, True, self.draws)
+                more = self._renamed(self.adapter.outputs(batch, True, self.draws))
+                found |= {f"{name} of step {step}": array for name, array in more.items()}
             for name, weight in self.adapter.weights().items():
                 if not weight.trainable:
                     found[name] = np.array(weight.array)
+            self.biased = dict(biased)
         return found, gradients
 
+    def _told_biased(self):
+        return contextlib.nullcontext({}) if self.strict else self.adapter.biased_variances()
+
     def _first_pass(self):
-        cotangent = np.random.default_rng(self.seed).normal(size=self.calls[OUTPUT].output.shape)
+        rng = np.random.default_rng(self.seed)
+        cotangents = {
+            name: rng.normal(size=call.output.shape)
+            for name, call in self._calls.items()
+            if call.final and call.output.dtype.kind == "f"
+        }
         before = {name: weight.array.copy() for name, weight in self.adapter.weights().items()}
         try:
-            return self.adapter.train(self.batches[0], cotangent, self.draws)
+            return self.adapter.train(self.batches[0], cotangents, self.draws)
         except Exception as error:  # some operation has no gradient, say: the outputs can be compared all the same
             self.adapter.assign(before)
             return self.adapter.capture(self.batches[0], training=True, draws=self.draws), error
 
     def _dropping(self):
         return contextlib.nullcontext() if self.dropout else self.adapter.without_dropout()
+
+
+def scaled(array: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Floats moved to mean 0 and standard deviation `SCALE`, normal noise where they do not vary; integers as they are.
+
+    Pictures between 0 and 1 never leave the middle of an activation: ReLU6 is ReLU there, and every slope is one.
+    """
+    array = np.asarray(array)
+    if array.dtype.kind != "f":
+        return array
+    array = array.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        spread = float(array.std()) if array.size else 0.0
+        if not np.isfinite(spread) or spread <= 1e-12 * float(np.abs(array).max(initial=0.0)):
+            return np.random.default_rng(seed).normal(size=array.shape) * SCALE
+        return (array - array.mean()) / spread * SCALE
+
+
+def map_inputs(function, inputs):
+    """A function on every array of the inputs, in the same structure."""
+    if isinstance(inputs, dict):
+        return {name: function(array) for name, array in inputs.items()}
+    return tuple(map(function, inputs)) if isinstance(inputs, tuple) else function(inputs)
+
+
+def match_outputs(reference: Trace, candidate: Trace) -> list[str]:
+    """Gives the candidate's outputs the reference's names: by name, else by order, for a tuple has no names.
+
+    Returns:
+        Outputs of either side that have no partner.
+    """
+    ours, theirs = reference.outputs, candidate.outputs
+    if set(ours) & set(theirs):
+        return sorted(set(ours) ^ set(theirs))
+    candidate.aliases = dict(zip(theirs, ours, strict=False))
+    fewer = min(len(ours), len(theirs))
+    return ours[fewer:] + theirs[fewer:]
+
+
+def is_output(name: str) -> bool:
+    """Whether this is the name of an output of a model, see `adapters.base.named_outputs`."""
+    return name == OUTPUT or (name.startswith(f"{OUTPUT} ") and name != f"{OUTPUT} layer")
+
+
+def judge_sides(reference: Trace, candidate: Trace, truth: Trace | None, arrays, floor: float = 0.0) -> list[Error]:
+    """`errors.judge` on arrays of two traces, by the candidate's tolerance or by the truth and whose it is.
+
+    Args:
+        arrays: three dicts of arrays by name, of the reference, the candidate and the truth (or None).
+        floor: see `errors.relative_l2`.
+    """
+    return judge(
+        arrays[0],
+        arrays[1],
+        arrays[2] if truth is not None else None,
+        floor,
+        candidate.tolerance,
+        "reference" if truth is None else truth.owner,
+        max(reference.adapter.eps, candidate.adapter.eps),
+    )

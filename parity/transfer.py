@@ -1,11 +1,11 @@
 """Weights from one framework to the other, with a full account of what matched and what did not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from parity.adapters.base import Adapter
-from parity.naming import Rules
+from parity.naming import NamesClash, Rules
 from parity.pairing import pair
 
 
@@ -27,6 +27,8 @@ class TransferReport:
         unused: tensors of the source without a partner in the target.
         unmatched: tensors of the target without a partner in the source; they keep their values.
         wrong_shape: (canonical name, source's shape, target's shape), both in Keras layout.
+        overwritten: tensors of the target that hold other numbers after the copy than were put into them, because
+            they share their memory with another tensor.
     """
 
     source: str
@@ -35,11 +37,12 @@ class TransferReport:
     unused: tuple[str, ...]
     unmatched: tuple[str, ...]
     wrong_shape: tuple[tuple[str, tuple, tuple], ...]
+    overwritten: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
         """Whether every tensor on both sides was matched exactly once."""
-        return not (self.unused or self.unmatched or self.wrong_shape)
+        return not (self.unused or self.unmatched or self.wrong_shape or self.overwritten)
 
     def __str__(self):
         lines = [f"{self.source} -> {self.target}: {len(self.matched)} tensors matched"]
@@ -47,6 +50,7 @@ class TransferReport:
             ("in the source only", self.unused),
             ("in the target only", self.unmatched),
             ("of another shape", [f"{n}: source {a}, target {b}" for n, a, b in self.wrong_shape]),
+            ("overwritten by another tensor in the same place", self.overwritten),
         ):
             if names:
                 more = f", and {len(names) - 8} more" if len(names) > 8 else ""
@@ -80,14 +84,40 @@ def transfer(source: Adapter, target: Adapter, strict: bool = True) -> TransferR
     """Copies every matching weight from source to target, bit for bit where the types agree.
 
     Raises:
-        TransferError: if `strict` and not every tensor on both sides is matched once; nothing is copied then.
+        TransferError: if `strict` and not every tensor on both sides is matched once, or tensors of the target
+            overwrite each other; nothing is copied then.
     """
     report = match(source, target)
     if strict and not report.complete:
         raise TransferError(f"The models do not match; nothing was copied.\n{report}", report)
     wrong = {name for name, _, _ in report.wrong_shape}
-    target.assign({n: np.asarray(w.array) for n, w in source.weights().items() if n not in wrong})
+    sent = {n: np.array(w.array) for n, w in source.weights().items() if n not in wrong}
+    before = {n: np.array(w.array) for n, w in target.weights().items()}
+    target.assign(sent)
+    arrived = target.weights()
+    lost = [arrived[n].native for n in sent if n in arrived and not _arrived(sent[n], arrived[n].array, target.eps)]
+    if lost:
+        report = replace(report, overwritten=tuple(lost))
+        if strict:
+            target.assign(before)
+            raise TransferError(f"Tensors overwrite each other; nothing was copied.\n{report}", report)
     return report
+
+
+def _arrived(sent: np.ndarray, found: np.ndarray, eps: float) -> bool:
+    """Whether an array is what was sent, but for being rounded to the target's type."""
+    if sent.dtype.kind != "f":
+        return np.array_equal(sent, found)
+    sent, found = sent.astype(np.float64), found.astype(np.float64)
+    return np.allclose(found, sent, rtol=eps, atol=np.finfo(np.float32).tiny, equal_nan=True)
+
+
+def _pair(source, target, names) -> tuple[Adapter, Adapter]:
+    try:
+        return pair(source, target, names)
+    except NamesClash as error:
+        sides = [getattr(model, "name", None) or type(model).__name__ for model in (source, target)]
+        raise TransferError(f"{error} Nothing was copied.", TransferReport(*sides, (), (), (), ())) from error
 
 
 def torch_to_keras(torch_model, keras_model, names: Rules = None, strict: bool = True) -> TransferReport:
@@ -104,13 +134,14 @@ def torch_to_keras(torch_model, keras_model, names: Rules = None, strict: bool =
         A `TransferReport`.
 
     Raises:
-        TransferError: if `strict` and something does not match; nothing was copied.
+        TransferError: if two layers of one side would have one name, or `strict` and something does not match; nothing
+            was copied.
     """
-    source, target = pair(torch_model, keras_model, names)
+    source, target = _pair(torch_model, keras_model, names)
     return transfer(source, target, strict)
 
 
 def keras_to_torch(keras_model, torch_model, names: Rules = None, strict: bool = True) -> TransferReport:
     """Copies the weights and statistics of a Keras model into a torch module; see `torch_to_keras`."""
-    source, target = pair(keras_model, torch_model, names)
+    source, target = _pair(keras_model, torch_model, names)
     return transfer(source, target, strict)

@@ -3,6 +3,14 @@
 from parity.adapters.base import Adapter
 from parity.naming import Rules
 
+# Class of a wrapper to the attribute that holds the module.
+_WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+
 
 def is_torch(model) -> bool:
     """Whether `model` is a torch module, asked without importing torch for a Keras model."""
@@ -12,15 +20,33 @@ def is_torch(model) -> bool:
 def adapt(model, name: str | None = None, names: Rules = None, groups=()) -> Adapter:
     """Wraps a Keras model or a torch module; an `Adapter` is returned as it is.
 
+    What torch wraps around a module to run it elsewhere (DataParallel, torch.compile) is taken off.
+
     Raises:
         TypeError: if it is neither.
-        ValueError: if a Keras model has no weights yet.
+        ValueError: if a Keras model has no weights yet or does not run on TensorFlow, or a module is TorchScript.
     """
     if isinstance(model, Adapter):
         return model
-    if is_torch(model):
+    classes = {f"{cls.__module__}.{cls.__name__}" for cls in type(model).__mro__}
+    if any(name.startswith("keras.") for name in classes):
+        import keras
+
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                "Keras models are compared on TensorFlow, whose float64 is exact; set KERAS_BACKEND=tensorflow. "
+                f"Received: KERAS_BACKEND={keras.backend.backend()}"
+            )
+    elif is_torch(model):
         from parity.adapters.torch import TorchAdapter
 
+        while type(model).__name__ in _WRAPPERS:
+            model = getattr(model, _WRAPPERS[type(model).__name__])
+        if "torch.jit._script.ScriptModule" in classes:
+            raise ValueError(
+                "A TorchScript module shows neither layers nor settings; give the module that it was made of. "
+                f"Received: {type(model).__name__}"
+            )
         return TorchAdapter(model, name, names, groups)
     import keras
 

@@ -5,22 +5,32 @@ An `Adapter` wraps one model. All names are canonical (see `kinds` and `naming`)
 """
 
 import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from parity.naming import Rules
+from parity import kinds
+from parity.errors import eps_of
+from parity.naming import Rules, canonical_layer
 
 OUTPUT = "output"
 
 
 @dataclass
 class Call:
-    """One layer at work: what went in (in order), what came out, and how it was called."""
+    """One layer at work: what went in (in order), what came out, and how it was called.
+
+    Attributes:
+        final: whether this is an output of the whole model.
+    """
 
     inputs: tuple[np.ndarray, ...]
     output: np.ndarray
     replay: object = field(repr=False, default=None)  # inputs -> output array, with new inputs
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,43 @@ class Weight:
     array: np.ndarray
     native: str
     trainable: bool
+
+
+class InputSpec(NamedTuple):
+    """What a model says of one of its inputs, where it says anything: shapes have None for any size."""
+
+    name: str
+    shape: tuple | None = None
+    integer: bool | None = None
+    optional: bool = False
+
+
+def named_outputs(output, name: str = OUTPUT) -> dict[str, object]:
+    """Every tensor that a model returned, by name: "output", or "output a" and "output b" where there are several.
+
+    Args:
+        output: a tensor, or a sequence, mapping or dataclass of such, as deep as may be. What is no tensor is left out.
+        name: of it.
+    """
+    found = dict(_flat(output, ()))
+    if len(found) == 1:
+        return {name: next(iter(found.values()))}
+    return {f"{name} {'.'.join(path)}": tensor for path, tensor in found.items()}
+
+
+def _flat(value, path) -> Iterator:
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        yield path, value
+    elif isinstance(value, Mapping):
+        parts = value.items()
+        yield from (found for key, part in parts for found in _flat(part, (*path, str(key))))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        yield from (found for key, part in parts for found in _flat(part, (*path, key)))
+    elif isinstance(value, tuple | list):
+        keys = getattr(value, "_fields", range(len(value)))
+        parts = zip(keys, value, strict=True)
+        yield from (found for key, part in parts for found in _flat(part, (*path, str(key))))
 
 
 class Adapter:
@@ -46,6 +93,9 @@ class Adapter:
             layers of their own.
     """
 
+    # Names of layers without weights that were found to act at random in training; see `without_dropout`.
+    random_layers: frozenset = frozenset()
+
     def __init__(self, model, name: str | None = None, names: Rules = None, groups=()):
         self.model = model
         self.name = name or getattr(model, "name", None) or type(model).__name__
@@ -53,16 +103,57 @@ class Adapter:
         self.groups = tuple(groups)
         self.rename = lambda layer: layer
 
-    def layers(self) -> dict[str, object]:
-        """Canonical name to layer, in the order of the model."""
+    @property
+    def eps(self) -> float:
+        """The relative spacing of the model's float type."""
+        return eps_of(self.dtype)
+
+    def walk(self) -> Iterator[tuple[str, object]]:
+        """(path in the framework's own words, layer) of every layer once, in the order of the model.
+
+        The model itself is among them, under the path "", if it holds weights or has no parts.
+        """
         raise NotImplementedError
+
+    def holds(self, layer) -> bool:
+        """Whether a layer holds weights of its own."""
+        raise NotImplementedError
+
+    def layers(self) -> dict[str, object]:
+        """Canonical name to layer, in the order of the model.
+
+        Of several layers that would have one name, the one that holds weights has it; the others get a number.
+        """
+        found = {}
+        for path, layer in self.walk():
+            name = key = self.rename(canonical_layer(path, self.rules))
+            again = 1
+            while key in found:
+                again += 1
+                key = f"{name}#{again}"
+            if key != name and self.holds(layer) and not self.holds(found[name]):
+                found[key], found[name] = found[name], layer
+            else:
+                found[key] = layer
+        return found
+
+    def clashes(self) -> list[tuple[str, str, str]]:
+        """(name, path, path) of layers that hold weights and would go by one name."""
+        paths, found = {}, []
+        for path, layer in self.walk():
+            if self.holds(layer):
+                name = self.rename(canonical_layer(path, self.rules))
+                if name in paths:
+                    found.append((name, paths[name], path))
+                paths.setdefault(name, path)
+        return found
 
     def kinds(self) -> dict[str, str]:
         """Canonical name to kind, of layers that hold weights."""
         raise NotImplementedError
 
     def weights(self) -> dict[str, Weight]:
-        """Canonical "layer/variable" to `Weight`."""
+        """Canonical "layer/variable" to `Weight`; a variable that several layers share is told once."""
         raise NotImplementedError
 
     def assign(self, arrays: dict[str, np.ndarray]) -> None:
@@ -73,34 +164,54 @@ class Adapter:
         """Canonical layer name to its settings (epsilon, momentum, strides, rates ...), in Keras's conventions."""
         raise NotImplementedError
 
-    def predict(self, inputs, training=False, draws=None) -> np.ndarray:
-        """The output alone."""
+    def input_specs(self) -> list[InputSpec] | None:
+        """What the model says of its inputs, in order; None if nothing."""
+        return None
+
+    def outputs(self, inputs, training=False, draws=None) -> dict[str, np.ndarray]:
+        """Every output by name, see `named_outputs`."""
         raise NotImplementedError
+
+    def predict(self, inputs, training=False, draws=None) -> np.ndarray:
+        """The output alone; the first, where there are several."""
+        return next(iter(self.outputs(inputs, training, draws).values()))
 
     def capture(self, inputs, training=False, draws=None) -> dict[str, Call]:
-        """Runs the model once and records every layer, in the order they finished; the result is `output`."""
+        """Runs the model once and records every layer, in the order they finished; at the end, its outputs."""
         raise NotImplementedError
 
-    def train(self, inputs, cotangent, draws=None) -> tuple[dict[str, Call], dict[str, np.ndarray]]:
+    def train(self, inputs, cotangents, draws=None) -> tuple[dict[str, Call], dict[str, np.ndarray]]:
         """As `capture` in training mode, and d sum(output * cotangent) / d weight for every trainable weight.
 
         Moving averages are left as the pass has moved them, weights as they were.
+
+        Args:
+            cotangents: array by name of the output, for those that count.
         """
         raise NotImplementedError
 
     def promoted(self):
-        """The same model in float64 as a new `Adapter`; None if it can't be rebuilt."""
+        """The same model in float64 as a new `Adapter`; None if it can't be rebuilt. See `promotion`."""
         raise NotImplementedError
 
     def without_dropout(self):
-        """Context in which no layer drops anything."""
-        rates = []
-        for layer in self.layers().values():
-            for attribute in ("rate", "p"):
-                value = getattr(layer, attribute, None)
-                if isinstance(value, int | float):
-                    rates.append((layer, attribute, value))
-        return _replaced(rates, 0)
+        """Context in which no layer drops anything: what is one by its class (`kinds.drops`) or in `random_layers`."""
+        raise NotImplementedError
+
+    def biased_variances(self):
+        """Context whose value becomes, by name, moving variances as they would be of biased batch variances.
+
+        Empty where the framework keeps the biased ones itself.
+        """
+        return contextlib.nullcontext({})
+
+    def droppers(self) -> list:
+        """The layers that `without_dropout` silences."""
+        return [
+            layer
+            for name, layer in self.layers().items()
+            if name in self.random_layers or (kinds.drops(layer) and not self.holds(layer))
+        ]
 
     @contextlib.contextmanager
     def preserved(self):
@@ -111,13 +222,19 @@ class Adapter:
         finally:
             self.assign(before)
 
+    def as_found(self):
+        """Context after which all of the model is as it was: weights, modes, gradients, states of random numbers."""
+        return self.preserved()
+
 
 @contextlib.contextmanager
-def _replaced(attributes, value):
-    for target, name, _ in attributes:
+def replaced(attributes):
+    """Context in which attributes have other values: (object, name, value) each."""
+    before = [(target, name, getattr(target, name)) for target, name, _ in attributes]
+    for target, name, value in attributes:
         setattr(target, name, value)
     try:
         yield
     finally:
-        for target, name, old in attributes:
-            setattr(target, name, old)
+        for target, name, value in before:
+            setattr(target, name, value)

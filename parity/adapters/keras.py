@@ -1,13 +1,13 @@
 """A Keras model behind the face of an `Adapter`."""
 
 import contextlib
+import inspect
 from functools import cached_property
 
 import numpy as np
 
 from parity import kinds
-from parity.adapters.base import OUTPUT, Adapter, Call, Weight
-from parity.naming import canonical_layer
+from parity.adapters.base import OUTPUT, Adapter, Call, InputSpec, Weight, named_outputs, replaced
 
 
 @contextlib.contextmanager
@@ -36,16 +36,25 @@ class KerasAdapter(Adapter):
     def _graphs(self):
         return {}
 
-    def layers(self):
-        return {self.rename(path): layer for path, layer in self._walk(self.model, "")}
+    def walk(self):
+        seen = set()
+        if self.holds(self.model) or not getattr(self.model, "_layers", ()):
+            yield "", self.model
+        for path, layer in self._below(self.model, ""):
+            if id(layer) not in seen:  # a layer that several others hold
+                seen.add(id(layer))
+                yield path, layer
 
-    def _walk(self, parent, prefix):
+    def _below(self, parent, prefix):
         for layer in getattr(parent, "_layers", ()):
             path = f"{prefix}/{layer.name}" if prefix else layer.name
             if type(layer).__name__ == "InputLayer":
                 continue
-            yield canonical_layer(path, self.rules), layer
-            yield from self._walk(layer, path)
+            yield path, layer
+            yield from self._below(layer, path)
+
+    def holds(self, layer):
+        return bool(self._variables(layer))
 
     def kinds(self):
         layers = self.layers().items()
@@ -57,10 +66,13 @@ class KerasAdapter(Adapter):
         return [variable for variable in own if "seed_generator" not in variable.path]
 
     def _each_variable(self):
+        seen = set()
         for name, layer in self.layers().items():
             kind = kinds.keras_kind(layer)
             for variable in self._variables(layer):
-                yield f"{name}/{variable.name}", kind, layer, variable
+                if id(variable) not in seen:
+                    seen.add(id(variable))
+                    yield f"{name}/{variable.name}".lstrip("/"), kind, layer, variable
 
     def weights(self):
         found = {}
@@ -86,6 +98,12 @@ class KerasAdapter(Adapter):
         told = {name: kinds.settings(layer, "keras") for name, layer in self.layers().items()}
         return {name: facts for name, facts in told.items() if facts}
 
+    def input_specs(self):
+        inputs = getattr(self.model, "inputs", None)  # of a functional graph or a built Sequential
+        if not inputs:
+            return None
+        return [InputSpec(i.name, tuple(i.shape), not str(i.dtype).startswith(("float", "bfloat"))) for i in inputs]
+
     @cached_property
     def dtype(self):
         return self.model.compute_dtype
@@ -104,7 +122,10 @@ class KerasAdapter(Adapter):
             return None
         clone.set_weights([np.asarray(v.value, None) for v in self.model.weights])
         other = KerasAdapter(clone, self.name, self.rules, self.groups)
-        other.rename = self.rename
+        for layer in other.layers().values():  # Normalization makes its constants of its weights here
+            if hasattr(layer, "finalize_state"):
+                layer.finalize_state()
+        other.rename, other.random_layers = self.rename, self.random_layers
         return other
 
     def _classes(self):
@@ -134,37 +155,75 @@ class KerasAdapter(Adapter):
     def __call__(self, inputs, training=False, draws=None):
         return self.call(self.tensors(inputs), training, draws or {})
 
-    def predict(self, inputs, training=False, draws=None):
-        import keras
-
-        return keras.ops.convert_to_numpy(self(inputs, training, draws))
+    def outputs(self, inputs, training=False, draws=None):
+        found = named_outputs(self(inputs, training, draws))
+        return {name: _array(tensor) for name, tensor in found.items()}
 
     def capture(self, inputs, training=False, draws=None):
         def run(inputs, draws):
             return *self._recorded(lambda: self.call(inputs, training, draws)), []
 
-        raw, output, _ = self._run(("capture", training), run, inputs, draws or {})
+        raw, output, _ = self._run(("capture", training, self._silent), run, inputs, draws or {})
         return self._calls(raw, output)
 
-    def train(self, inputs, cotangent, draws=None):
+    def train(self, inputs, cotangents, draws=None):
         import keras
         import tensorflow as tf
 
         trainable = [(name, variable) for name, _, _, variable in self._each_variable() if variable.trainable]
 
-        def run(inputs, draws, cotangent):
+        def run(inputs, draws, cotangents):
             with tf.GradientTape() as tape:
                 raw, output = self._recorded(lambda: self.call(inputs, True, draws))
-                loss = keras.ops.sum(output * keras.ops.cast(cotangent, output.dtype))
+                found = named_outputs(output)
+                parts = [keras.ops.sum(found[n] * keras.ops.cast(c, found[n].dtype)) for n, c in cotangents.items()]
+                loss = tf.add_n(parts)
             return raw, output, tape.gradient(loss, [variable.value for _, variable in trainable])
 
-        raw, output, found = self._run(("train",), run, inputs, draws or {}, cotangent)
+        raw, output, found = self._run(("train", self._silent), run, inputs, draws or {}, cotangents)
         weights = self.weights()
         gradients = {
-            name: np.zeros(variable.shape) if g is None else np.asarray(g).reshape(weights[name].array.shape)
+            # Of an embedding it is a list of rows, which become a table here.
+            name: np.zeros(weights[name].array.shape)
+            if g is None
+            else _array(tf.convert_to_tensor(g)).reshape(weights[name].array.shape)
             for (name, variable), g in zip(trainable, found, strict=True)
         }
         return self._calls(raw, output), gradients
+
+    # Layers that are called with training=False while the rest trains; a graph that was traced knows which.
+    _silent: tuple = ()
+
+    @contextlib.contextmanager
+    def without_dropout(self):
+        layers = self.droppers()
+        cells = [part for layer in self.layers().values() for part in (layer, getattr(layer, "cell", None))]
+        rates = [
+            (cell, name, 0.0)
+            for cell in cells
+            if type(cell).__name__ in ("LSTMCell", "GRUCell", "SimpleRNNCell")
+            for name in ("dropout", "recurrent_dropout")
+        ]
+        self._silent = tuple(map(id, layers))
+        try:
+            with replaced(rates), contextlib.ExitStack() as stack:
+                for layer in layers:
+                    stack.enter_context(_calling(layer, _at_inference(layer.call)))
+                yield
+        finally:
+            self._silent = ()
+
+    @contextlib.contextmanager
+    def as_found(self):
+        variables = [*self.model.variables]  # those of random numbers too
+        before = [np.array(variable.value) for variable in variables]
+        try:
+            with self.preserved():
+                yield
+        finally:
+            for variable, old in zip(variables, before, strict=True):
+                if not np.array_equal(np.asarray(variable.value), old, equal_nan=old.dtype.kind == "f"):
+                    variable.assign(old)
 
     def _run(self, key, run, inputs, *more):
         """`run` on tensors: (record of `_recorded`, output, gradients). Through one graph for all if `compiled`."""
@@ -216,14 +275,12 @@ class KerasAdapter(Adapter):
 
             return recorded
 
-        layers = self.layers()
-        try:
-            for name, layer in layers.items():
-                object.__setattr__(layer, "call", recording(name, layer))
+        with contextlib.ExitStack() as stack:
+            for name, layer in self.layers().items():
+                if name:
+                    key = f"{name} layer" if name == OUTPUT else name
+                    stack.enter_context(_calling(layer, recording(key, layer)))
             output = run()
-        finally:
-            for layer in layers.values():
-                layer.__dict__.pop("call", None)
         return raw, output
 
     def _calls(self, raw, output):
@@ -234,7 +291,7 @@ class KerasAdapter(Adapter):
 
         def array(tensor):
             if id(tensor) not in arrays:
-                arrays[id(tensor)] = keras.ops.convert_to_numpy(tensor)
+                arrays[id(tensor)] = _array(tensor)
             return arrays[id(tensor)]
 
         calls = {}
@@ -250,17 +307,18 @@ class KerasAdapter(Adapter):
                 padded[id(result)] = (call, args)
 
             def replay(new, call=call, before=before, args_in=args_in, kwargs=kwargs):
-                new = iter([keras.ops.convert_to_tensor(x, self.dtype) for x in new])
+                new = iter(self.tensors(tuple(new)))
                 packed = keras.tree.map_structure(lambda x: next(new), args_in)
                 if before is not None:
                     packed = (before(*packed),)
-                return keras.ops.convert_to_numpy(call(*packed, **kwargs))
+                return _array(call(*packed, **kwargs))
 
             flat = tuple(array(tensor) for tensor in keras.tree.flatten(args_in))
             calls[name] = Call(flat, array(result), replay)
         for group in self.groups:
             self._add_group(calls, group)
-        calls[OUTPUT] = Call((), array(output))
+        for name, tensor in named_outputs(output).items():
+            calls[name] = Call((), array(tensor), final=True)
         return calls
 
     def _add_group(self, calls, group):
@@ -279,7 +337,7 @@ class KerasAdapter(Adapter):
 
         def replay(new):
             (x,) = new
-            return keras.ops.convert_to_numpy(unit(keras.ops.convert_to_tensor(x, self.dtype), training=False))
+            return _array(unit(keras.ops.convert_to_tensor(x, self.dtype), training=False))
 
         call = Call(calls[members[0]].inputs, calls[members[-1]].output, replay)
         # Right behind its last member, to keep the order of completion.
@@ -288,6 +346,42 @@ class KerasAdapter(Adapter):
         items.insert(place, (group, call))
         calls.clear()
         calls.update(items)
+
+
+def _array(tensor) -> np.ndarray:
+    """A tensor as an array; bfloat16, which NumPy has not, as float32."""
+    import keras
+
+    array = np.asarray(keras.ops.convert_to_numpy(tensor))
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+@contextlib.contextmanager
+def _calling(layer, call):
+    """Context in which a layer's `call` is another function."""
+    before = vars(layer).get("call")
+    object.__setattr__(layer, "call", call)
+    try:
+        yield
+    finally:
+        if before is None:
+            vars(layer).pop("call", None)
+        else:
+            object.__setattr__(layer, "call", before)
+
+
+def _at_inference(call):
+    """A layer's call with training=False, whatever it is called with."""
+    signature = inspect.signature(call)
+    if "training" not in signature.parameters:
+        return call
+
+    def silent(*args, **kwargs):
+        bound = signature.bind(*args, **kwargs)
+        bound.arguments["training"] = False
+        return call(*bound.args, **bound.kwargs)
+
+    return silent
 
 
 def _in_float64(config):

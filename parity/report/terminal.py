@@ -2,7 +2,7 @@
 
 import math
 
-from parity.errors import Row
+from parity.errors import NOT_COMPARED, Row
 
 
 def number(value) -> str:
@@ -15,10 +15,14 @@ def number(value) -> str:
 
 def table_line(row: Row) -> str:
     """A row as one line of a terminal table."""
-    verdict = "ok  " if row.passed else "FAIL"
+    verdict = {NOT_COMPARED: "-   "}.get(row.status, f"{row.status:4}")
     number = "         -" if row.value is None else f"{row.value:10.1e}"
     limit = "" if row.tolerance is None else f" of {row.tolerance:.1e}"
-    if row.tolerance == 0.0:
+    if row.tolerance == 0.0 and row.value is not None:
         number, limit = f"{row.value:10.0f}", f" {row.measure}"
+    elif row.value is None:
+        limit = ""
     where = "" if row.passed else f"  first: {row.first_divergence or '-'}"
+    if row.status == NOT_COMPARED:
+        where = "  not compared"
     return f"{verdict} {row.check:13} {row.dtype:8}{number}{limit}{where}"

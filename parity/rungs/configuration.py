@@ -2,6 +2,11 @@
 
 import math
 
+from parity.rungs.structure import neutral
+
+# What does not matter to a model that is only served.
+TRAINING_ONLY = ("momentum", "rate")
+
 
 def check(reference, candidate, truth=None) -> dict:
     """Compares the settings of every layer that both sides have, and the float type."""
@@ -22,6 +27,8 @@ def check(reference, candidate, truth=None) -> dict:
     for layer in theirs.keys() - ours.keys():
         if theirs[layer].get("rate", 0) > 0:
             differences.append((layer, "rate", "no such layer", theirs[layer]["rate"]))
+    told = [d for d in differences if _only_told(d, reference, candidate)]
+    differences = [d for d in differences if d not in told]
     first = differences[0][0] if differences else None
     return {
         "passed": not differences,
@@ -31,14 +38,31 @@ def check(reference, candidate, truth=None) -> dict:
         "worst": first,
         "first_divergence": first,
         "message": "; ".join(f"{layer} {what}: {a} and {b}" for layer, what, a, b in differences[:5]),
-        "details": {"compared": compared, "differences": [list(map(str, row)) for row in differences]},
+        "details": {
+            "compared": compared,
+            "differences": [list(map(str, row)) for row in differences],
+            "told": [list(map(str, row)) for row in told],
+        },
     }
+
+
+def _only_told(difference, reference, candidate) -> bool:
+    """Whether a difference changes nothing that is compared."""
+    layer, setting, ours, _ = difference
+    if setting == "dtype":  # the numerical rungs ask each type for what it can give
+        return not candidate.strict
+    if not candidate.serving:
+        return False
+    if setting == "use_bias":
+        weights = (reference if ours else candidate).adapter.weights()
+        return f"{layer}/bias" in weights and neutral(weights, f"{layer}/bias")
+    return setting in TRAINING_ONLY
 
 
 def _equal(a, b) -> bool:
     if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
         return all(_equal(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, float) or isinstance(b, float):
+    if isinstance(a, float) and isinstance(b, int | float):
         # 1 - 0.01 is not 0.99 to the last bit.
-        return isinstance(b, int | float) and math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-15)
+        return math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-15)
     return a == b

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from parity.errors import judge, summarise
+from parity.errors import summarise
+from parity.trace import judge_sides
 
 EVERYTHING = "all gradients"
 
@@ -15,10 +16,12 @@ def check(reference, candidate, truth=None) -> dict:
     """
     expected = reference.gradients if truth is None else truth.gradients
     norms = [np.linalg.norm(g.astype(np.float64).ravel()) for g in expected.values()]
-    typical = float(np.sqrt(np.mean(np.square(norms))))
-    sides = [_with_total(side.gradients, reference.gradients) for side in (reference, candidate)]
-    true = None if truth is None else _with_total(truth.gradients, reference.gradients)
-    errors = judge(*sides, true, floor=typical, tolerance=candidate.tolerance)
+    typical = float(np.sqrt(np.mean(np.square(norms)))) if norms else 0.0
+    arrays = [
+        None if side is None else _with_total(side.gradients, reference.gradients)
+        for side in (reference, candidate, truth)
+    ]
+    errors = judge_sides(reference, candidate, truth, arrays, typical)
     result = {"measure": "relative L2"} | summarise(errors)
     missing = sorted(set(reference.gradients) ^ set(candidate.gradients))
     if missing and errors:

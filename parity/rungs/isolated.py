@@ -1,23 +1,70 @@
 """Rung 4, isolated: every layer and block is fed the reference's input, so that one fault shows in one place."""
 
-from parity.errors import judge, summarise
+from parity.errors import NOT_COMPARED, Error, summarise
+from parity.trace import judge_sides, scaled
+
+SCALED = " (inputs scaled)"
 
 
 def check(reference, candidate, truth=None) -> dict:
-    expected, actual, true = {}, {}, {}
-    skipped = []
+    """Feeds every layer that both sides have what the reference's was fed.
+
+    With `Trace(ranges=True)` each is fed the same numbers at mean 0 and standard deviation 10 too, so that what only
+    shows at the ends of a range shows. Where a layer refuses those on both sides there is nothing to compare; where on
+    one side only, they differ.
+    """
+    sides = (reference, candidate, truth)
+    given, wide, skipped, refusals = ({}, {}, {}), ({}, {}, {}), [], []
     for name, call in reference.calls.items():
         other = candidate.calls.get(name)
-        if other is None or other.replay is None or not call.inputs:
+        true = None if truth is None else truth.calls.get(name)
+        if other is None or other.replay is None or not call.inputs or (truth is not None and true is None):
             continue
         shapes = [[x.shape for x in c.inputs] for c in (call, other)]
         if shapes[0] != shapes[1]:
             skipped.append(name)  # an input of another shape: the accumulated comparison tells
             continue
-        expected[name], actual[name] = call.output, other.replay(call.inputs)
-        if truth is not None:
-            true[name] = truth.calls[name].replay(call.inputs)
-    errors = judge(expected, actual, true if truth is not None else None, tolerance=candidate.tolerance)
+        given[0][name], given[1][name] = call.output, other.replay(call.inputs)
+        if true is not None:
+            # The truth of what the reference computed, whoever owns it.
+            given[2][name] = true.replay(call.inputs)
+        if candidate.ranges and any(x.dtype.kind == "f" for x in call.inputs):
+            _widen(name, (call, other, true), wide, refusals)
+    errors = judge_sides(*sides, given)
+    more = judge_sides(*sides, wide)
+    for error in more + refusals:
+        errors.append(Error(error.name + SCALED, error.value, error.tolerance, error.max_abs, error.undecided))
+    if not errors and not skipped:
+        return {
+            "passed": False,
+            "status": NOT_COMPARED,
+            "measure": "relative L2",
+            "value": None,
+            "tolerance": None,
+            "message": "no layer of one side has a partner of the same name on the other",
+        }
     result = {"measure": "relative L2"} | summarise(errors)
+    first = result.get("first_divergence")
+    if first and first.endswith(SCALED):
+        result["first_divergence"] = first.removesuffix(SCALED)
+        result["message"] = f"{result['first_divergence']}: apart only on inputs of mean 0 and standard deviation 10"
     result.setdefault("details", {})["skipped"] = skipped
     return result
+
+
+def _widen(name, calls, wide, refusals) -> None:
+    """Replays one layer's calls on scaled inputs, into `wide`; one side's failure alone into `refusals`."""
+    inputs = [scaled(x) for x in calls[0].inputs]
+    found, failed = [], []
+    for call in calls:
+        try:
+            found.append(None if call is None else call.replay(inputs))
+        except Exception:
+            found.append(None)
+            failed.append(call)
+    if not failed:
+        for arrays, output in zip(wide, found, strict=True):
+            if output is not None:
+                arrays[name] = output
+    elif (calls[0] in failed) != (calls[1] in failed):
+        refusals.append(Error(name, float("inf"), 1.0, float("inf")))

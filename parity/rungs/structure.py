@@ -2,29 +2,61 @@
 
 import math
 
+import numpy as np
+
+from parity.errors import NOT_COMPARED
 from parity.transfer import match
+
+# Values at which a variable does nothing: a bias of zeros, a norm without scale and offset, untouched statistics.
+NEUTRAL = {"bias": 0.0, "beta": 0.0, "moving_mean": 0.0, "gamma": 1.0, "moving_variance": 1.0}
+SHOWN = 5  # names of each side, where none matches
+
+
+def neutral(weights: dict, name: str) -> bool:
+    """Whether a variable is there but changes nothing at inference."""
+    value = NEUTRAL.get(name.rsplit("/", 1)[-1])
+    return value is not None and bool(np.all(weights[name].array == value))
 
 
 def check(reference, candidate, truth=None) -> dict:
+    """Matches the weights by name and shape.
+
+    Where only inference matters, a variable without partner that does nothing (`NEUTRAL`) is told, not failed.
+    """
+    ours, theirs = reference.adapter.weights(), candidate.adapter.weights()
     report = match(reference.adapter, candidate.adapter)
-    counts = []
-    for side in (reference, candidate):
-        weights = side.adapter.weights().values()
-        counts.append(sum(math.prod(w.array.shape) for w in weights if w.trainable))
-    problems = [name for name, _, _ in report.wrong_shape] + list(report.unused) + list(report.unmatched)
-    first = next((_layer(name) for name in problems), None)
-    return {
-        "passed": report.complete and counts[0] == counts[1] and len(report.matched) > 0,
+    idle = []
+    if candidate.serving:
+        idle = [n for n in ours if n not in theirs and neutral(ours, n)]
+        idle += [n for n in theirs if n not in ours and neutral(theirs, n)]
+    lonely = [n for n in ours if n not in theirs and n not in idle]
+    lonely += [n for n in theirs if n not in ours and n not in idle]
+    counts = [sum(math.prod(w.array.shape) for n, w in side.items() if n not in idle) for side in (ours, theirs)]
+    problems = [name for name, _, _ in report.wrong_shape] + lonely
+    result = {
+        "passed": not problems and bool(report.matched),
         "measure": "tensors without partner",
         "value": float(len(problems)),
         "tolerance": 0.0,
         "worst": problems[0] if problems else None,
-        "first_divergence": first,
-        "message": "" if report.complete else str(report),
-        "details": {"matched": len(report.matched), "parameters": counts},
+        "first_divergence": layer_of(problems[0]) if problems else None,
+        "message": str(report) if problems else "",
+        "details": {"matched": len(report.matched), "parameters": counts, "idle": idle},
     }
+    if ours and theirs and not report.matched and not report.wrong_shape:
+        names = [", ".join(list(dict.fromkeys(map(layer_of, w)))[:SHOWN]) for w in (ours, theirs)]
+        first = [next(iter(dict.fromkeys(map(layer_of, w)))) for w in (ours, theirs)]
+        result |= {
+            "status": NOT_COMPARED,
+            "first_divergence": None,
+            "value": None,
+            "message": f"no name of one side is on the other. {reference.adapter.name} has {names[0]}; "
+            f'{candidate.adapter.name} has {names[1]}. Give names="order", if the layers stand in one order, or '
+            f'rules such as names=[("^{first[0]}$", "{first[1]}")]',
+        }
+    return result
 
 
-def _layer(name: str) -> str:
-    """The layer of a tensor, whether its name is Keras's (a/b), torch's (a.b.weight) or canonical."""
-    return name.rsplit("/", 1)[0] if "/" in name else name.rsplit(".", 1)[0].replace(".", "_")
+def layer_of(name: str) -> str:
+    """The layer of a tensor by its canonical name."""
+    return name.rsplit("/", 1)[0]

@@ -2,15 +2,21 @@
 
 import numpy as np
 
+from parity.errors import NOT_COMPARED
+
 
 def check(reference, candidate, truth=None) -> dict:
-    """Compares every weight, then sends the reference's through the candidate and back."""
+    """Compares every weight, then sends the reference's through the candidate and back.
+
+    Models of different types are compared in the narrower one, unless the candidate's trace is `strict`.
+    """
+    strict = candidate.strict
     ours, theirs = (
         {name: np.array(weight.array) for name, weight in side.adapter.weights().items()}
         for side in (reference, candidate)
     )
     common = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
-    different = [name for name in common if not _same(ours[name], theirs[name])]
+    different = [name for name in common if not _same(ours[name], theirs[name], strict)]
 
     sent = {name: ours[name] for name in common}
     try:
@@ -20,7 +26,7 @@ def check(reference, candidate, truth=None) -> dict:
         reference.adapter.assign({name: np.zeros_like(array) for name, array in sent.items()})
         reference.adapter.assign(received)
         back = reference.adapter.weights()
-        lost = [name for name in common if not _same(sent[name], back[name].array)]
+        lost = [name for name in common if not _same(sent[name], back[name].array, strict)]
     finally:
         reference.adapter.assign(ours)
         candidate.adapter.assign(theirs)
@@ -33,7 +39,7 @@ def check(reference, candidate, truth=None) -> dict:
         message = "no tensor is equal: the weights were never transferred"
     elif problems:
         message = f"{len(different)} of {len(common)} tensors differ, {len(lost)} lost in the round trip"
-    return {
+    result = {
         "passed": bool(common) and not problems,
         "measure": "tensors that differ",
         "value": float(len(problems)) if common else None,
@@ -43,9 +49,13 @@ def check(reference, candidate, truth=None) -> dict:
         "message": message,
         "details": {"compared": len(common), "different": different[:50], "lost": lost[:50]},
     }
+    return result if common else result | {"status": NOT_COMPARED}
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
+def _same(a: np.ndarray, b: np.ndarray, strict: bool) -> bool:
     # Counters may be integers of any width; a float of another width has other bits.
     integers = a.dtype.kind == b.dtype.kind == "i"
+    if not strict and a.dtype.kind == b.dtype.kind == "f":
+        narrower = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
+        a, b = a.astype(narrower), b.astype(narrower)
     return (integers or a.dtype == b.dtype) and np.array_equal(a, b, equal_nan=not integers)
