@@ -1,13 +1,8 @@
-"""A small model with all that is random in a large one, and programs that train it in processes of their own.
-
-python -m tests.keras_stoch.small PREPARED OUT          until it is done, or killed
-python -m tests.keras_stoch.small worker PREPARED OUT   one of two workers, by TF_CONFIG
-"""
+"""A small model with all that is random in a large one, and processes of their own that train it."""
 
 import csv
+import multiprocessing
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -54,15 +49,57 @@ def injected(batches=6, batch=8, seed=0):
     return make((inputs, targets, draws)).batch(batch), make((inputs, targets)).batch(batch)
 
 
-def program(*arguments, **environment):
-    """This file as a program, started."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.keras_stoch.small", *map(str, arguments)],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def started(function, *arguments, **environment):
+    """A process that calls a function of this file.
+
+    It is forked from one that has imported TensorFlow and not yet used it, which saves ten seconds each.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, *IMPORTED])
+    process = context.Process(target=_run, args=(function, arguments, environment), daemon=True)
+    process.start()
+    return process
+
+
+IMPORTED = (
+    *("keras", "tensorflow", "pandas", "sklearn.metrics"),
+    *("keras_stoch.models", "keras_stoch.data.pipeline", "keras_stoch.training.engine"),
+)
+
+
+def _run(function, arguments, environment):
+    os.environ |= environment
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    function(*arguments)
+
+
+def train_slowly(prepared, out):
+    """Trains, with a checkpoint after every step or two, until it is done, or killed."""
+    import keras
+    import tensorflow as tf
+
+    import keras_stoch
+
+    tf.config.threading.set_intra_op_parallelism_threads(2)
+
+    def tell(batch, logs):
+        """Says that this process has taken a step, and leaves time for being killed."""
+        Path(f"{out}-began-{os.getpid()}").touch()
+        time.sleep(0.01)
+
+    slow = keras.callbacks.LambdaCallback(on_train_batch_end=tell)
+    keras_stoch.fit(build, prepared, out, checkpoint_seconds=0.02, callbacks=[slow], **RECIPE)
+
+
+def train_as_worker(prepared, out):
+    """Trains as one of the workers that TF_CONFIG names."""
+    import keras_stoch
+
+    # By its name, before any other operation of TensorFlow, as that demands; then the same one again.
+    keras_stoch.fit(build, prepared, f"{out}/drawn", strategy="multiworker", **RECIPE | {"epochs": 1})
+    train_injected(f"{out}/given", "multiworker")
 
 
 def rows(path):
@@ -85,26 +122,3 @@ def train_injected(out, strategy):
     data, validation = injected()
     keras_stoch.fit(build, data, out, validation_data=validation, strategy=strategy, **RECIPE | {"epochs": 2})
     return [float(row["loss"]) for row in rows(f"{out}/run-0/batches.csv")]
-
-
-if __name__ == "__main__":
-    import keras
-    import tensorflow as tf
-
-    import keras_stoch
-
-    if sys.argv[1] == "worker":
-        # By its name, before any other operation of TensorFlow, as that demands; then the same one again.
-        prepared, out = sys.argv[2:]
-        keras_stoch.fit(build, prepared, f"{out}/drawn", strategy="multiworker", **RECIPE | {"epochs": 1})
-        train_injected(f"{out}/given", "multiworker")
-    else:
-        tf.config.threading.set_intra_op_parallelism_threads(2)
-
-        def tell(batch, logs):
-            """Says that this process has taken a step, and leaves time for being killed."""
-            Path(f"{sys.argv[2]}-began-{os.getpid()}").touch()
-            time.sleep(0.01)
-
-        slow = keras.callbacks.LambdaCallback(on_train_batch_end=tell)
-        keras_stoch.fit(build, sys.argv[1], sys.argv[2], checkpoint_seconds=0.02, callbacks=[slow], **RECIPE)

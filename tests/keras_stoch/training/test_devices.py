@@ -13,7 +13,7 @@ import keras_stoch
 from keras_stoch.training.engine import Engine
 from keras_stoch.training.recipe import Recipe
 from keras_stoch.training.strategies import get_strategy, is_chief
-from tests.keras_stoch.small import RECIPE, build, injected, program, rows, train_injected
+from tests.keras_stoch.small import RECIPE, build, injected, rows, started, train_as_worker, train_injected
 
 
 def test_two_replicas_agree_with_one_device(tmp_path):
@@ -42,14 +42,16 @@ def test_two_workers_agree_with_one_device(lesions, tmp_path):
         s.close()
     cluster = {"worker": [f"localhost:{port}" for port in ports]}
     workers = [
-        program(
-            *("worker", lesions, tmp_path / "two"),
+        started(
+            *(train_as_worker, lesions, tmp_path / "two"),
             TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": n}}),
         )
         for n in range(2)
     ]
     try:
-        assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
+        for worker in workers:
+            worker.join(timeout=240)
+        assert [worker.exitcode for worker in workers] == [0, 0]
     finally:
         for worker in workers:
             worker.kill()

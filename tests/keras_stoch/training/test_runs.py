@@ -2,7 +2,6 @@
 
 import json
 import random
-import signal
 import time
 import warnings
 
@@ -12,14 +11,14 @@ import pytest
 
 import keras_stoch
 from keras_stoch.training import runs
-from tests.keras_stoch.small import RECIPE, build, injected, program, rows, weights
+from tests.keras_stoch.small import RECIPE, build, injected, rows, started, train_slowly, weights
 
 
 @pytest.fixture(scope="module")
 def finished(lesions, tmp_path_factory):
-    """The folder of a run that was never interrupted, by the program that the kills are done to."""
+    """The folder of a run that was never interrupted."""
     out = tmp_path_factory.mktemp("whole")
-    assert program(lesions, out).wait() == 0
+    keras_stoch.fit(build, lesions, out, **RECIPE)
     return out / "run-0"
 
 
@@ -53,7 +52,7 @@ def test_the_table_of_runs_is_in_their_order(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_ten_times_it_ends_as_if_never_killed(lesions, finished, tmp_path):
+def test_killed_ten_times_it_ends_as_if_never_killed(lesions, tmp_path):
     """kill -9 at random moments, in mid-epoch and in mid-checkpoint; one checkpoint is damaged on the way."""
     rng, kills, damaged = random.Random(0), 0, False
     run = tmp_path / "killed" / "run-0"
@@ -61,19 +60,24 @@ def test_killed_ten_times_it_ends_as_if_never_killed(lesions, finished, tmp_path
     def checkpoints():
         return sorted((run / "checkpoints").glob("*.npz"))
 
+    def complete(out):
+        process = started(train_slowly, lesions, out)
+        process.join()
+        assert process.exitcode == 0
+
     while kills < 12:
-        process = program(lesions, tmp_path / "killed")
-        while process.poll() is None and not (tmp_path / f"killed-began-{process.pid}").exists():
+        process = started(train_slowly, lesions, tmp_path / "killed")
+        while process.is_alive() and not (tmp_path / f"killed-began-{process.pid}").exists():
             time.sleep(0.002)
         # A step takes some 20 milliseconds, so this is anywhere in the next steps and what is written between them.
         time.sleep(rng.uniform(0, 0.05))
         # On a busy machine not one step may have been taken in that time; there must be two checkpoints to damage one.
-        while kills >= 8 and not damaged and process.poll() is None and len(checkpoints()) < 2:
+        while kills >= 8 and not damaged and process.is_alive() and len(checkpoints()) < 2:
             time.sleep(0.002)
-        if process.poll() is not None:
+        if not process.is_alive():
             break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         kills += 1
         newest = checkpoints()
         if len(newest) == 2 and not damaged:
@@ -81,13 +85,14 @@ def test_killed_ten_times_it_ends_as_if_never_killed(lesions, finished, tmp_path
             content[len(content) // 2] ^= 1
             newest[-1].write_bytes(content)
             damaged = True
-    assert program(lesions, tmp_path / "killed").wait() == 0
+    complete(tmp_path / "killed")
     assert kills >= 10
     assert damaged
-    assert_same_run(finished, run)
+    complete(tmp_path / "whole")
+    assert_same_run(tmp_path / "whole" / "run-0", run)
 
 
-def test_resuming_in_this_process(lesions, tmp_path):
+def test_resuming_in_this_process(finished, lesions, tmp_path):
     """Stopped by an exception after any batch, with damage to the newest checkpoint: the same ends."""
 
     class Stop(keras.callbacks.Callback):
@@ -101,7 +106,6 @@ def test_resuming_in_this_process(lesions, tmp_path):
                 raise InterruptedError
 
     options = RECIPE | {"checkpoint_seconds": 0.0}
-    keras_stoch.fit(build, lesions, tmp_path / "whole", **options)
     for at in (2, 7):
         with pytest.raises(InterruptedError):
             keras_stoch.fit(build, lesions, tmp_path / "cut", callbacks=[Stop(at)], **options)
@@ -109,7 +113,7 @@ def test_resuming_in_this_process(lesions, tmp_path):
     newest.write_bytes(newest.read_bytes()[:-100])
     with pytest.warns(UserWarning, match="is damaged; going on from the one before"):
         keras_stoch.fit(build, lesions, tmp_path / "cut", **options)
-    assert_same_run(tmp_path / "whole" / "run-0", tmp_path / "cut" / "run-0")
+    assert_same_run(finished, tmp_path / "cut" / "run-0")
 
 
 def test_a_run_that_a_callback_ended_has_ended(tmp_path):
