@@ -109,8 +109,9 @@ class LockstepTrial:
 
     EPOCHS = 2  # of the course; every planted fault shows by then
 
-    def __init__(self, seed: int = 0, folder: str | None = None):
-        common = ("b0", SIZE, (), LOCKSTEP_EPOCHS["b0"], seed, folder)
+    def __init__(self, seed: int = 0, folder: str | None = None, model: str = "b0"):
+        self.model = model
+        common = (model, SIZE, (), LOCKSTEP_EPOCHS.get(model, self.EPOCHS), seed, folder)
         whole, self.arrays = lockstep.start(*common)
         steps = self.EPOCHS * whole.steps_per_epoch
         self.course = dataclasses.replace(whole, draws=whole.draws[:steps])
@@ -126,7 +127,7 @@ class LockstepTrial:
         def parted(losses):
             return not abs(losses[-1] - expected[len(losses) - 1]) <= lockstep_rung.TOLERANCE
 
-        adapter = exhibits.build("torch_ref", "b0", SIZE, "float64")
+        adapter = exhibits.build("torch_ref", self.model, SIZE, "float64")
         track = lockstep.follow(adapter, self.arrays, self.course, spoil, parted)
         return {"lockstep": lockstep_rung.check(self.reference.cut(len(track.losses)), track)}
 

@@ -11,10 +11,19 @@ def judges():
     return {}
 
 
-# Those of training are tried in test_lockstep.py and test_study.py.
-@pytest.mark.parametrize(
-    "mutation", [m for m in mutations.MUTATIONS if m.apply or m.optimizer], ids=lambda m: m.name.replace(" ", "-")
-)
+def of_models() -> list:
+    """Those of training are tried in test_lockstep.py and test_study.py. The first of each rung is tried fast."""
+    found, rungs = [], set()
+    for m in mutations.MUTATIONS:
+        if m.apply or m.optimizer:
+            first = m.rung not in rungs
+            rungs.add(m.rung)
+            marks = () if first else (pytest.mark.slow,)
+            found.append(pytest.param(m, id=m.name.replace(" ", "-"), marks=marks))
+    return found
+
+
+@pytest.mark.parametrize("mutation", of_models())
 def test_every_fault_is_caught_where_it_was_planted(mutation, judges):
     if mutation.optimizer is not None:
         verdict = optimizer.check(optimizer.SETTINGS[0], make_optimizer=mutation.optimizer)
