@@ -84,7 +84,7 @@ def make_course(
 
 
 class KerasTrainer:
-    """Trains with `keras_stoch.engine.Engine` in float64, in the order of `keras_stoch.data.pipeline`."""
+    """Trains with `keras_stoch.training.engine.Engine` in float64, in the order of `keras_stoch.data.pipeline`."""
 
     def __init__(self, adapter: Adapter, course: Course):
         import tensorflow as tf
