@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from parity.court import jobs, ladder, study, trials
-from parity.court.cases import BACKEND_CASES, MODELS, Options
+from parity.court import exhibits, jobs, ladder, study, trials
+from parity.court.cases import BACKEND_CASES, CHECKS, DTYPES, MODELS, Options
 from parity.court.jobs import Job
 from parity.court.mutations import MUTATIONS, RUNS
 from parity.court.rungs import RUNGS
@@ -44,7 +44,19 @@ class Findings:
     def sort(self) -> None:
         """Into the order of models and rungs, and of the table of faults."""
         models, names = [*MODELS, "RMSprop"], [m.name for m in MUTATIONS]
-        self.rows.sort(key=lambda row: models.index(row.model))
+
+        def place(row):
+            sizes = [str(case) for case in MODELS.get(row.model, ())]
+            pair = (row.reference, row.candidate)
+            return (
+                models.index(row.model),
+                sizes.index(row.size) if row.size in sizes else len(sizes),
+                DTYPES.index(row.dtype),
+                exhibits.PAIRS.index(pair) if pair in exhibits.PAIRS else len(exhibits.PAIRS),
+                CHECKS.index(row.check),
+            )
+
+        self.rows.sort(key=place)
         self.outcomes.sort(key=lambda outcome: names.index(outcome.name))
         self.acquittals.sort(key=lambda acquittal: acquittal.seed)
 

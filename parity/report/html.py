@@ -27,7 +27,7 @@ td.ok{background:#eef7f1;color:var(--ok)}td.bad{background:#fdf0ef;color:var(--b
 td.none{color:#b4bec8;text-align:center}
 code{font-size:12.5px;background:var(--soft);padding:1px 4px;border-radius:3px}
 .wide{overflow-x:auto}.pictures img{height:88px;border-radius:4px;margin:0 6px 6px 0}
-figure{margin:10px 0}figure svg{max-width:100%;height:auto}
+figure{margin:10px 0}figure svg{width:100%;height:auto}
 details>summary{cursor:pointer;color:var(--dim);margin:6px 0}
 """
 

@@ -150,6 +150,29 @@ def test_an_interrupted_run_writes_what_is_done(small, tmp_path, capsys, monkeyp
     assert "Incomplete: interrupted; 1 checks were made, 0 of them failed" in (tmp_path / "report.html").read_text()
 
 
+def test_rows_stand_in_the_order_of_the_ladder_however_they_came():
+    import random
+
+    from parity.court.cases import MODELS
+    from parity.court.exhibits import PAIRS
+    from parity.court.session import Findings
+    from parity.errors import Row
+
+    def row(size, dtype, pair, check):
+        return Row("b0", *pair, check, dtype, True, "", 0.0, 0.0, size=str(size))
+
+    wanted = [
+        row(case, dtype, pair, check)
+        for case in MODELS["b0"]
+        for dtype in case.dtypes
+        for pair in PAIRS
+        for check in ("configuration", "forward")
+    ]
+    found = Findings(random.Random(0).sample(wanted, len(wanted)))
+    found.sort()
+    assert found.rows == wanted
+
+
 def test_models_by_name_leave_out_what_is_of_no_one_model():
     from parity.court.cases import CHECKS, MODELS, Options
 
