@@ -1,6 +1,7 @@
 """The command line: `python -m parity run | mutations | compare | curves | claims`.
 
-Exit codes: 0 when everything agrees, 1 when a check failed, 2 when nothing could be compared or an argument is wrong.
+Exit codes: 0 when everything agrees, 1 when a check failed, 2 when something could not be compared or an argument is
+wrong.
 """
 
 import argparse
@@ -15,7 +16,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m parity",
         description="Checks whether a port between Keras and PyTorch is faithful.",
-        epilog="Exit codes: 0 all equal, 1 a check failed, 2 nothing compared or a wrong argument.",
+        epilog="Exit codes: 0 all equal, 1 a check failed, 2 nothing or too little compared, or a wrong argument.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -34,9 +35,11 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--input",
         action="append",
-        required=True,
         metavar="N,H,W,C",
-        help="shape of an input, batch first, channels last",
+        help="shape of an input, batch first, channels last; once for each, and each gets a picture of its own",
+    )
+    compare.add_argument(
+        "--inputs", metavar="FILE.npz", help="real data instead: the inputs of one batch by name, as numpy.savez writes"
     )
     compare.add_argument(
         "--scale", type=float, default=1.0, help="inputs range from 0 to this (default 1; 255 for pixels)"
@@ -51,6 +54,9 @@ def make_parser() -> argparse.ArgumentParser:
         help='"order", or PATTERN=REPLACEMENT rules for torch module paths',
     )
     compare.add_argument("--no-training", action="store_true", help="compare inference only")
+    compare.add_argument(
+        "--strict", action="store_true", help="fail for known differences of the frameworks too (unbiased variance)"
+    )
     compare.add_argument("--seed", type=int, default=0)
     compare.set_defaults(handler=run_compare)
 
@@ -76,7 +82,9 @@ def main(arguments=None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         return options.handler(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OSError) as error:
+        if isinstance(error, TypeError) and not str(error).startswith("Expected a Keras model"):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -85,13 +93,13 @@ def main(arguments=None) -> int:
 
 
 def run_compare(arguments) -> int:
-    import numpy as np
-
-    from parity import images
     from parity.environment import import_tensorflow_quietly
+    from parity.inputs import load
 
-    import_tensorflow_quietly()
-    reference, candidate = _make(arguments.reference), _make(arguments.candidate)
+    if bool(arguments.input) == bool(arguments.inputs):
+        raise ValueError(
+            "Give shapes with --input or a file with --inputs. Received: " + ("both" if arguments.input else "neither")
+        )
     names = arguments.names
     if names == ["order"]:
         names = "order"
@@ -100,8 +108,32 @@ def run_compare(arguments) -> int:
         if wrong:
             raise ValueError(f'--names takes "order" or PATTERN=REPLACEMENT. Received: {" ".join(wrong)}')
         names = [tuple(rule.split("=", 1)) for rule in names]
+    inputs = load(arguments.inputs) if arguments.inputs else _made(arguments.input, arguments.seed, arguments.scale)
+    import_tensorflow_quietly()
+    reference, candidate = _make(arguments.reference), _make(arguments.candidate)
+    report = parity.compare(
+        reference,
+        candidate,
+        inputs,
+        names=names,
+        transfer=arguments.transfer,
+        training=not arguments.no_training,
+        strict=arguments.strict,
+    )
+    if report.transfer is not None:
+        print(report.transfer)
+    print(report)
+    return {"ok": 0, "FAIL": 1}.get(report.status, 2)
+
+
+def _made(shapes: list[str], seed: int, scale: float):
+    """Inputs of these shapes, each from a seed of its own: pictures where they have three channels, else noise."""
+    import numpy as np
+
+    from parity import images
+
     inputs = []
-    for text in arguments.input:
+    for place, text in enumerate(shapes):
         try:
             shape = tuple(int(n) for n in text.split(","))
         except ValueError:
@@ -109,24 +141,11 @@ def run_compare(arguments) -> int:
         if not shape or min(shape) < 1:
             raise ValueError(f"--input takes positive whole numbers such as 2,224,224,3. Received: {text}")
         if len(shape) == 4 and shape[3] == 3:
-            array = images.structured_images(shape[0], shape[1:3], arguments.seed) / 255.0
+            array = images.structured_images(shape[0], shape[1:3], seed + place) / 255.0
         else:
-            array = np.random.default_rng(arguments.seed).uniform(size=shape)
-        inputs.append(np.float64(array) * arguments.scale)
-    report = parity.compare(
-        reference,
-        candidate,
-        inputs[0] if len(inputs) == 1 else tuple(inputs),
-        names=names,
-        transfer=arguments.transfer,
-        training=not arguments.no_training,
-    )
-    if report.transfer is not None:
-        print(report.transfer)
-    print(report)
-    if all(row.value is None for row in report.rows):
-        return 2
-    return 0 if report.passed else 1
+            array = np.random.default_rng(seed + place).uniform(size=shape)
+        inputs.append(np.float64(array) * scale)
+    return inputs[0] if len(inputs) == 1 else tuple(inputs)
 
 
 def run_curves(arguments) -> int:

@@ -23,6 +23,13 @@ def prepare(inputs, reference: Adapter, candidate: Adapter) -> tuple[list, list[
     """
     if inputs is None:
         raise ValueError(f"Inputs are missing; {SHAPES}. Received: None")
+    for side in (reference, candidate):
+        first = [n for n, layer in side.layers().items() if getattr(layer, "data_format", "") == "channels_first"]
+        if first:
+            raise ValueError(
+                f"Keras models are compared channels last, on a CPU the only order they run in. Received: {side.name}, "
+                f'whose layer {first[0]} has data_format="channels_first"'
+            )
     specs = next((s for s in (a.input_specs() for a in (candidate, reference) if a.framework == "keras") if s), None)
     batches = inputs if isinstance(inputs, list) else [inputs]
     if not batches:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parity.adapters.base import Adapter
-from parity.errors import ceiling, relative_l2
+from parity.errors import FLOAT32_EPS, ceiling, relative_l2
 from parity.trace import map_inputs
 
 # The model's own output and that of its copy differ by the model's rounding: about as far as the copy moves when inputs
@@ -42,13 +42,11 @@ def copy_in_float64(adapter: Adapter, inputs, training: bool) -> Copy:
         training: whether it must agree in training mode too.
     """
     try:
-        copied = adapter.promoted()
-    except Exception as error:
-        return Copy(None, f"it can't be copied in float64 ({_line(error)})")
-    if copied is None:
+        copied = adapter.promoted(inputs)
+    except Exception as error:  # a subclassed model without get_config, say
         if adapter.dtype == "float64":
             return Copy(adapter)
-        return Copy(None, "it can't be rebuilt in float64, as a subclassed model without get_config can't")
+        return Copy(None, f"it can't be rebuilt in float64 ({_line(error)})")
     for mode in (False, True) if training else (False,):
         try:
             own = _outputs(adapter, inputs, mode)
@@ -76,12 +74,16 @@ def copy_in_float64(adapter: Adapter, inputs, training: bool) -> Copy:
 
 
 def _grain(copied: Adapter, inputs, found) -> float:
-    """The distance of a point from the mean of two beside it, 1e-8 away: nothing but rounding, in a smooth function.
+    """The distance of a point from the mean of two beside it, 1e-8 or 3e-8 away: rounding alone, if all is smooth.
 
-    In float64 about 1e-16; where something inside is rounded to float32 (6e-8), a sixth of the values jump.
+    In float64 about 1e-15; where something inside is rounded to float32 (6e-8), a sixth or half of the values jump.
     """
-    above, below = (_outputs(copied, inputs, False, size) for size in (1e-8, -1e-8))
-    return _apart({name: (above[name] + below[name]) / 2 for name in found if found[name].dtype.kind == "f"}, found)
+    grain = FLOAT32_EPS / 2 if any(array.dtype == np.float32 for array in found.values()) else 0.0
+    for size in (1e-8, 3e-8):
+        above, below = (_outputs(copied, inputs, False, sign * size) for sign in (1, -1))
+        middle = {name: (above[name] + below[name]) / 2 for name in found if found[name].dtype.kind == "f"}
+        grain = max(grain, _apart(middle, found))
+    return grain
 
 
 def _outputs(adapter: Adapter, inputs, training: bool, moved: float = 0.0) -> dict[str, np.ndarray]:

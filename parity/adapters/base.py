@@ -190,8 +190,15 @@ class Adapter:
         """
         raise NotImplementedError
 
-    def promoted(self):
-        """The same model in float64 as a new `Adapter`; None if it can't be rebuilt. See `promotion`."""
+    def promoted(self, inputs=None):
+        """The same model in float64 as a new `Adapter`, so far as it can be copied; see `promotion`.
+
+        Args:
+            inputs: one batch to build it by, where it can't tell for what shapes it was built.
+
+        Raises:
+            Exception: of any type, if it can't be copied.
+        """
         raise NotImplementedError
 
     def without_dropout(self):

@@ -8,21 +8,9 @@ import numpy as np
 
 from parity import kinds
 from parity.adapters.base import OUTPUT, Adapter, Call, InputSpec, Weight, named_outputs, replaced
+from parity.adapters.keras_copy import keras_precision, rebuilt
 
-
-@contextlib.contextmanager
-def keras_precision(dtype: str):
-    """Keras builds models of this float type inside the context."""
-    import keras
-
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx(dtype)
-    keras.config.set_dtype_policy(dtype)
-    try:
-        yield
-    finally:
-        keras.config.set_floatx(before[0])
-        keras.config.set_dtype_policy(before[1])
+__all__ = ["KerasAdapter", "keras_precision"]
 
 
 class KerasAdapter(Adapter):
@@ -108,34 +96,15 @@ class KerasAdapter(Adapter):
     def dtype(self):
         return self.model.compute_dtype
 
-    def promoted(self):
-        import keras
+    def promoted(self, inputs=None):
+        def call(clone):
+            other = KerasAdapter(clone)
+            other(inputs)
 
-        try:
-            with keras_precision("float64"), keras.utils.CustomObjectScope(self._classes()):
-                clone = type(self.model).from_config(_in_float64(self.model.get_config()))
-                if not clone.built:
-                    clone.build(self.model.input_shape)
-        except Exception:  # a subclassed model may fail in any way here
-            return None
-        if [v.shape for v in clone.weights] != [v.shape for v in self.model.weights]:
-            return None
-        clone.set_weights([np.asarray(v.value, None) for v in self.model.weights])
+        clone = rebuilt(self.model, [self.model, *self.layers().values()], None if inputs is None else call)
         other = KerasAdapter(clone, self.name, self.rules, self.groups)
-        for layer in other.layers().values():  # Normalization makes its constants of its weights here
-            if hasattr(layer, "finalize_state"):
-                layer.finalize_state()
         other.rename, other.random_layers = self.rename, self.random_layers
         return other
-
-    def _classes(self):
-        """What a config may name without being registered: the layers' own classes and activation functions."""
-        found = {}
-        for layer in self.layers().values():
-            for thing in (type(layer), getattr(layer, "activation", None)):
-                if callable(thing) and hasattr(thing, "__name__"):
-                    found[thing.__name__] = thing
-        return found
 
     def tensors(self, inputs):
         """Arrays as tensors, floats in the model's type, in the same structure."""
@@ -382,16 +351,3 @@ def _at_inference(call):
         return call(*bound.args, **bound.kwargs)
 
     return silent
-
-
-def _in_float64(config):
-    """A Keras config with every float32 or half type in it made float64."""
-    if isinstance(config, dict):
-        if config.get("class_name") in ("DTypePolicy", "FloatDTypePolicy"):
-            return "float64"
-        return {key: _in_float64(value) for key, value in config.items()}
-    if isinstance(config, list | tuple):
-        return type(config)(_in_float64(value) for value in config)
-    if config in ("float32", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16"):
-        return "float64"
-    return config

@@ -102,7 +102,7 @@ class TorchAdapter(Adapter):
         found = next(self.model.parameters(), None)
         return "cpu" if found is None else found.device
 
-    def promoted(self):
+    def promoted(self, inputs=None):
         import torch
 
         model = copy.deepcopy(self.model).double()

@@ -9,6 +9,7 @@ from parity.transfer import match
 
 # Values at which a variable does nothing: a bias of zeros, a norm without scale and offset, untouched statistics.
 NEUTRAL = {"bias": 0.0, "beta": 0.0, "moving_mean": 0.0, "gamma": 1.0, "moving_variance": 1.0}
+LEARNT = (*NEUTRAL, "kernel", "embeddings")  # what a variable that is no mere constant is called
 SHOWN = 5  # names of each side, where none matches
 
 
@@ -21,18 +22,21 @@ def neutral(weights: dict, name: str) -> bool:
 def check(reference, candidate, truth=None) -> dict:
     """Matches the weights by name and shape.
 
-    Where only inference matters, a variable without partner that does nothing (`NEUTRAL`) is told, not failed.
+    Told and not failed, unless the candidate's trace is `strict`: constants of one side (what Normalization adapted to,
+    a table of positions), for the other may hold them outside its weights, and the outputs tell whether they are right;
+    and where only inference matters, a variable that does nothing (`NEUTRAL`).
     """
     ours, theirs = reference.adapter.weights(), candidate.adapter.weights()
     report = match(reference.adapter, candidate.adapter)
-    idle = []
-    if candidate.serving:
-        idle = [n for n in ours if n not in theirs and neutral(ours, n)]
-        idle += [n for n in theirs if n not in ours and neutral(theirs, n)]
-    lonely = [n for n in ours if n not in theirs and n not in idle]
-    lonely += [n for n in theirs if n not in ours and n not in idle]
+    lonely, idle = [], []
+    for weights, others in ((ours, theirs), (theirs, ours)):
+        for name in weights.keys() - others.keys():
+            constant = not weights[name].trainable and name.rsplit("/", 1)[-1] not in LEARNT
+            told = not candidate.strict and (constant or (candidate.serving and neutral(weights, name)))
+            (idle if told else lonely).append(name)
     counts = [sum(math.prod(w.array.shape) for n, w in side.items() if n not in idle) for side in (ours, theirs)]
-    problems = [name for name, _, _ in report.wrong_shape] + lonely
+    place = {name: number for number, name in enumerate([*ours, *theirs])}
+    problems = [name for name, _, _ in report.wrong_shape] + sorted(lonely, key=place.get)
     result = {
         "passed": not problems and bool(report.matched),
         "measure": "tensors without partner",
@@ -40,7 +44,7 @@ def check(reference, candidate, truth=None) -> dict:
         "tolerance": 0.0,
         "worst": problems[0] if problems else None,
         "first_divergence": layer_of(problems[0]) if problems else None,
-        "message": str(report) if problems else "",
+        "message": str(report) if problems else _told(idle),
         "details": {"matched": len(report.matched), "parameters": counts, "idle": idle},
     }
     if ours and theirs and not report.matched and not report.wrong_shape:
@@ -55,6 +59,13 @@ def check(reference, candidate, truth=None) -> dict:
             f'rules such as names=[("^{first[0]}$", "{first[1]}")]',
         }
     return result
+
+
+def _told(idle: list[str]) -> str:
+    if not idle:
+        return ""
+    more = f" and {len(idle) - SHOWN} more" if len(idle) > SHOWN else ""
+    return f"on one side only, judged by the outputs: {', '.join(sorted(idle)[:SHOWN])}{more}"
 
 
 def layer_of(name: str) -> str:

@@ -1,0 +1,113 @@
+"""A Keras model rebuilt in float64 from its config."""
+
+import base64
+import contextlib
+import hashlib
+import marshal
+import warnings
+
+import numpy as np
+
+# What a layer may hold that its config can only tell as bytes.
+FUNCTIONS = ("activation", "recurrent_activation", "function", "mask", "_output_shape")
+
+
+@contextlib.contextmanager
+def keras_precision(dtype: str):
+    """Keras builds models of this float type inside the context."""
+    import keras
+
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before[0])
+        keras.config.set_dtype_policy(before[1])
+
+
+def rebuilt(model, layers: list, call=None):
+    """The model in float64, with the same weights.
+
+    What a layer makes of its weights (`finalize_state`: Normalization's constants) is made again. What was set on a
+    layer after it was made, and is in no config, is not there: see `promotion`.
+
+    Args:
+        model: Keras model.
+        layers: all of its layers.
+        call: calls a model once, to build it, where it can't tell for what shapes it was built.
+
+    Raises:
+        Exception: of any type, if that can't be done.
+    """
+    import keras
+
+    with keras_precision("float64"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # functions without a name are safe here, they are the user's own
+        with keras.utils.CustomObjectScope(_classes(layers) | _functions(layers)):
+            clone = type(model).from_config(_in_float64(model.get_config()))
+            if not clone.built and hasattr(model, "input_shape"):
+                clone.build(model.input_shape)
+            if call is not None and len(clone.weights) != len(model.weights):
+                call(clone)
+    if [v.shape for v in clone.weights] != [v.shape for v in model.weights]:
+        raise ValueError("what its config makes has other weights")
+    clone.set_weights([np.asarray(v.value, None) for v in model.weights])
+    for layer in clone._flatten_layers():
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+    return clone
+
+
+def _classes(layers) -> dict:
+    """What a config may name without being registered: the layers' own classes and activation functions."""
+    found = {}
+    for layer in layers:
+        for thing in (type(layer), getattr(layer, "activation", None)):
+            if callable(thing) and hasattr(thing, "__name__"):
+                found[thing.__name__] = thing
+    return found
+
+
+def _functions(layers) -> dict:
+    """Functions without a name of their own, by the name that `_in_float64` gives them in place of their bytes."""
+    found = {}
+    for layer in layers:
+        for name in FUNCTIONS:
+            function = getattr(layer, name, None)
+            if getattr(function, "__name__", "") != "<lambda>":
+                continue
+            if found.setdefault(_name_of(function.__code__), function) is not function:
+                raise ValueError(f"two functions of one line, {function.__code__.co_firstlineno}, have no names")
+    return found
+
+
+def _name_of(code) -> str:
+    """Of a code object, or of what a config holds of it."""
+    if not hasattr(code, "co_code"):
+        value = code["value"][0] if "value" in code else code["code"]
+        code = marshal.loads(base64.b64decode(value))
+    told = (code.co_filename, code.co_firstlineno, code.co_code, code.co_names, repr(code.co_consts))
+    return "lambda_" + hashlib.sha1(repr(told).encode()).hexdigest()[:16]
+
+
+def _named_function(code: dict) -> dict:
+    return {"module": "builtins", "class_name": "function", "config": _name_of(code), "registered_name": "function"}
+
+
+def _in_float64(config):
+    """A Keras config with every float32 or half type in it made float64."""
+    if isinstance(config, dict):
+        if config.get("class_name") in ("DTypePolicy", "FloatDTypePolicy"):
+            return "float64"
+        if config.get("class_name") == "__lambda__":  # of a Lambda layer
+            return _named_function(config["config"])
+        if set(config) == {"value"} and isinstance(config["value"], list | tuple):  # of an activation
+            return _named_function(config)
+        return {key: _in_float64(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(_in_float64(value) for value in config)
+    if config in ("float32", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16"):
+        return "float64"
+    return config
