@@ -12,6 +12,21 @@ import pytest
 
 from tests.tiny import registered
 
+LONGEST_FIRST = (
+    "parity/court/test_mutations.py",
+    "parity/test_command_line.py",
+    "keras_stoch/training/test_runs.py",
+    "docs/test_code_blocks.py",
+    "keras_stoch/serving/test_formats.py",
+    "parity/court/test_lockstep.py",
+    "keras_stoch/serving/test_endpoints.py",
+    "keras_stoch/data/test_synthetic.py",
+    "keras_stoch/test_checkpoints.py",
+    "keras_stoch/training/test_devices.py",
+    "torch_ref/test_training.py",
+    "keras_stoch/test_stochastic_models.py",
+)
+
 
 def pytest_configure(config):
     """Two logical CPU devices, for tests of replicas; and under pytest-xdist one core for every worker.
@@ -28,6 +43,16 @@ def pytest_configure(config):
         torch.set_num_threads(1)
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest first, so that two workers, which share files out, end at about the same time."""
+
+    def place(item):
+        file = item.nodeid.partition("::")[0].removeprefix("tests/")
+        return LONGEST_FIRST.index(file) if file in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture

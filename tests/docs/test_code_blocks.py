@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SLOW = re.compile(r"\b(fit|export|predict)\(")  # a training run, an export, or several draws of a whole model
 BLOCKS = [
-    # A training run and an export take their time.
-    pytest.param(block, id=f"{path.name}-{number}", marks=[pytest.mark.slow] if "keras_stoch.fit(" in block else [])
+    pytest.param(block, id=f"{path.name}-{number}", marks=[pytest.mark.slow] if SLOW.search(block) else [])
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
 ]
@@ -25,14 +25,6 @@ def test_what_the_comparison_in_the_readme_prints(capsys):
     exec(compile(block, "README", "exec"), {"__name__": "block"})
     out = capsys.readouterr().out
     assert "They part on the rung 'configuration' at norm" in out
-
-
-@pytest.mark.slow
-def test_numbers_of_models_in_the_docs_are_counted():
-    from keras_stoch import summary
-
-    table = summary.render(summary.table())
-    assert table in (ROOT / "docs" / "models.md").read_text()
 
 
 def test_number_of_faults_in_the_readme():

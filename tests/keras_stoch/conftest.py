@@ -7,17 +7,15 @@ from keras_stoch.cli import main
 from tests.tiny import SIZES, registered, sizes
 
 EPOCH = {"epochs": 1, "batch_size": 16}
-FIT_OPTIONS = [
-    part for name, value in (EPOCH | SIZES).items() for part in (f"--{name.replace('_', '-')}", str(value))
-]
+FIT_OPTIONS = [part for name, value in (EPOCH | SIZES).items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
 @pytest.fixture(scope="session")
 def plain_run(lesions, tmp_path_factory):
-    """The folder of a run of "tiny" on `lesions`: one epoch, seed 3. Tests that load its model ask for `tiny` too."""
+    """The folder of a run of "tiny" on `lesions`: three epochs, seed 3. Tests that load it ask for `tiny` too."""
     out = tmp_path_factory.mktemp("plain") / "runs"
     with registered():
-        keras_stoch.fit("tiny", lesions, out, seed=3, **sizes("tiny"), **EPOCH)
+        keras_stoch.fit("tiny", lesions, out, seed=3, **sizes("tiny"), **EPOCH | {"epochs": 3})
     return out / "run-0"
 
 

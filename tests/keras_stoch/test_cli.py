@@ -111,7 +111,7 @@ def test_predict_takes_every_photograph_and_tells_the_broken(tiny, stem_run, tmp
 
     for patient in ("a", "b"):
         (tmp_path / "photographs" / patient).mkdir(parents=True)
-        Image.new("RGB", (80, 60), "tan").save(tmp_path / "photographs" / patient / "img_1.png")
+        Image.effect_noise((80, 60), 60).save(tmp_path / "photographs" / patient / "img_1.png")
     (tmp_path / "photographs" / "b" / "broken.jpg").write_bytes(b"no picture")
     assert main(["predict", str(stem_run), str(tmp_path / "photographs")]) == 0
     told = capsys.readouterr()
@@ -122,8 +122,11 @@ def test_predict_takes_every_photograph_and_tells_the_broken(tiny, stem_run, tmp
     assert main(["predict", str(stem_run), str(tmp_path / "photographs" / "b" / "broken.jpg")]) == 2
     assert main(["predict", str(stem_run), str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "is a folder; name a file to write" in capsys.readouterr().err
-    assert main(["predict", str(stem_run), str(tmp_path), "--out", str(tmp_path / "new" / "x.csv")]) == 0
-    assert len(pd.read_csv(tmp_path / "new" / "x.csv")) == 3
+    new = tmp_path / "new" / "x.csv"
+    assert main(["predict", str(stem_run), str(tmp_path), "--out", str(new), "--passes", "3"]) == 0
+    assert len(pd.read_csv(new)) == 3
+    assert (pd.read_csv(new)["spread"].dropna() > 0).all()  # draws differ
+    assert (table["spread"].dropna() == 0).all()  # and one does not
 
 
 def test_a_damaged_prepared_image_is_named(tiny, stem_run, lesions, tmp_path, capsys):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import torch_ref
+from tests.tiny import registered
 from torch_ref.layers import StochasticConv2d
 from torch_ref.serving import export
 
@@ -16,37 +17,53 @@ ALONE = """
 import json, sys
 sys.modules["torch_ref"] = None
 import numpy as np, torch
-run = torch.export.load(sys.argv[1]).module()
-given = {name: torch.from_numpy(array) for name, array in np.load(sys.argv[2]).items()}
-one = {name: array if name == "windows" and array.ndim == 2 else array[:1] for name, array in given.items()}
-print(json.dumps([run(**given).tolist(), run(**one).tolist()]))
+for folder in sys.argv[1:]:
+    run = torch.export.load(f"{folder}/model.pt2").module()
+    given = {name: torch.from_numpy(array) for name, array in np.load(f"{folder}/given.npz").items()}
+    one = {name: array if name == "windows" and array.ndim == 2 else array[:1] for name, array in given.items()}
+    print(json.dumps([run(**given).tolist(), run(**one).tolist()]))
 """
+TINY = (("tiny", "batch"), ("tiny-stem", "batch"), ("tiny-skip", "image"), ("tiny-split", "batch"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "sharing"), [("b0", "batch"), ("stem-b0", "batch"), ("stem-b0", "image"), ("split-b0", "batch")]
-)
-def test_same_probability_with_torch_alone(name, sharing, tmp_path, rng):
-    sizes = {"low_res": 32} | ({"high_res": 128} if name != "b0" else {})
-    model = torch_ref.create_model(name, **sizes, window_sharing=sharing)
-    model.top_bn.eval()  # frozen, as for fine-tuning
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(1.2)
-    path = export(model, tmp_path / "new" / "model.pt2", **sizes)
-    assert model.training
-    assert not model.top_bn.training
-    given = {"low_res": np.float32(rng.integers(0, 256, (3, 3, 32, 32)))}
-    if "high_res" in sizes:
-        given["high_res"] = rng.integers(0, 256, (3, 3, 128, 128), dtype=np.uint8)
-        layer = next(m for m in model.modules() if isinstance(m, StochasticConv2d))
-        given["windows"] = layer.draw_windows((128, 128), 3).numpy().astype(np.int64)
-    np.savez(tmp_path / "given.npz", **given)
-    command = [sys.executable, "-c", ALONE, str(path), str(tmp_path / "given.npz")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+def answers_alone(cases, base):
+    """Exports models, and gives by case the model, what it was given, and what the program said to three and to one."""
+    rng, asked = np.random.default_rng(0), {}
+    for name, sharing in cases:
+        sizes = {"low_res": 32} | ({"high_res": 128} if name != "tiny" else {})
+        model = torch_ref.create_model(name, **sizes, window_sharing=sharing)
+        model.top_bn.eval()  # frozen, as for fine-tuning
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1.2)
+        path = export(model, base / f"{name}-{sharing}" / "model.pt2", **sizes)
+        assert model.training
+        assert not model.top_bn.training
+        given = {"low_res": np.float32(rng.integers(0, 256, (3, 3, 32, 32)))}
+        if "high_res" in sizes:
+            given["high_res"] = rng.integers(0, 256, (3, 3, 128, 128), dtype=np.uint8)
+            layer = next(m for m in model.modules() if isinstance(m, StochasticConv2d))
+            given["windows"] = layer.draw_windows((128, 128), 3).numpy().astype(np.int64)
+        np.savez(path.with_name("given.npz"), **given)
+        asked[name, sharing] = model, given, path.parent
+    command = [sys.executable, "-c", ALONE, *(str(folder) for _, _, folder in asked.values())]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=base)
     assert done.returncode == 0, done.stderr[-2000:]
-    found, single = json.loads(done.stdout.splitlines()[-1])
+    lines = map(json.loads, done.stdout.splitlines())
+    return {case: (model, given, *line) for (case, (model, given, _)), line in zip(asked.items(), lines, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def of_tiny(tmp_path_factory):
+    """Those of all tiny models, from one process."""
+    with registered():
+        return answers_alone(TINY, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.mark.parametrize("case", [*TINY, pytest.param(("stem-b0", "image"), marks=pytest.mark.slow)], ids="-".join)
+def test_same_probability_with_torch_alone(case, of_tiny, tmp_path):
+    answers = of_tiny if case in TINY else answers_alone([case], tmp_path)
+    model, given, found, single = answers[case]
     model.eval()
     with torch.no_grad():
         expected = torch.sigmoid(model(**{n: torch.from_numpy(a) for n, a in given.items()})[:, 0])

@@ -1,13 +1,18 @@
 """The optimiser against its formula, `fit` and its files, and two processes against one."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import torch_ref
 from torch_ref.training import RMSprop, fit
+
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -61,20 +66,13 @@ def test_bad_arguments(wrong):
         RMSprop([torch.nn.Parameter(torch.zeros(1))], **wrong)
 
 
-@pytest.fixture(scope="module")
-def lesions(tmp_path_factory):
-    import keras_stoch
-
-    return keras_stoch.write_lesions(tmp_path_factory.mktemp("data") / "lesions", 60, size=64)
-
-
 OPTIONS = {"epochs": 2, "batch_size": 16, "low_res": 32, "hold_epochs": 1}
 
 
 def test_fit_writes_what_the_keras_side_writes(lesions, tmp_path):
     from parity.curves import read_runs
 
-    results = fit("b0", lesions, tmp_path / "runs", runs=2, **OPTIONS)
+    results = fit("tiny", lesions, tmp_path / "runs", runs=2, **OPTIONS)
     assert [result["seed"] for result in results] == [0, 1]
     names = {"config.json", "environment.json", "curves.csv", "batches.csv", "best.pt", "last.pt", "result.json"}
     assert {path.name for path in (tmp_path / "runs" / "run-0").iterdir()} == names
@@ -87,20 +85,19 @@ def test_fit_writes_what_the_keras_side_writes(lesions, tmp_path):
     np.testing.assert_allclose(rates, [1e-3, 0.9e-3])
     table = (tmp_path / "runs" / "results.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in table] == ["run", "run-0", "run-1"]
-    again = fit("b0", lesions, tmp_path / "runs", runs=2, **OPTIONS)
+    again = fit("tiny", lesions, tmp_path / "runs", runs=2, **OPTIONS)
     assert again == results  # what has ended is not repeated
-    with pytest.raises(ValueError, match=r"holds a run with other settings \(model: 'b0' there, 'b0-stem64' now\)"):
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(model: 'tiny' there, 'b0-stem64' now\)"):
         fit("b0-stem64", lesions, tmp_path / "runs", **OPTIONS)
 
 
 def test_validation_auc_is_that_of_the_last_weights(lesions, tmp_path):
     from sklearn.metrics import roc_auc_score
 
-    import torch_ref
     from torch_ref.data import make_loader
 
-    fit("b0", lesions, tmp_path, **OPTIONS)
-    model = torch_ref.create_model("b0", 32)
+    fit("tiny", lesions, tmp_path, **OPTIONS)
+    model = torch_ref.create_model("tiny", 32)
     model.load_state_dict(torch.load(tmp_path / "run-0" / "last.pt"))
     model.eval()
     scores, targets = [], []
@@ -130,11 +127,11 @@ def test_both_packages_have_one_recipe():
 
 def test_bad_input_is_refused(lesions, tmp_path):
     with pytest.raises(ValueError, match="Unknown options: batchsize. A recipe has: epochs, batch_size"):
-        fit("b0", lesions, tmp_path / "x", batchsize=3)
+        fit("tiny", lesions, tmp_path / "x", batchsize=3)
     with pytest.raises(ValueError, match="no prepared folder"):
-        fit("b0", tmp_path, tmp_path / "x", low_res=32)
+        fit("tiny", tmp_path, tmp_path / "x", low_res=32)
     with pytest.raises(ValueError, match="48 training images fill no batch of 100"):
-        fit("b0", lesions, tmp_path / "x", low_res=32)
+        fit("tiny", lesions, tmp_path / "x", low_res=32)
     for options, message in (
         ({"epochs": 0}, "epochs must be an integer of at least 1. Received: epochs=0"),
         ({"passes": 0}, "passes=0"),
@@ -144,7 +141,7 @@ def test_bad_input_is_refused(lesions, tmp_path):
         ({"runs": 0}, "runs must be an integer of at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            fit("b0", lesions, tmp_path / "x", **options)
+            fit("tiny", lesions, tmp_path / "x", **options)
     import shutil
 
     import pandas as pd
@@ -154,37 +151,40 @@ def test_bad_input_is_refused(lesions, tmp_path):
         shutil.copytree(lesions, tmp_path / "data")
         wrong.to_csv(tmp_path / "data" / "manifest.csv")
         with pytest.raises(ValueError, match=f"'train' must have images of both targets, 0 and 1. Received: {found}"):
-            fit("b0", tmp_path / "data", tmp_path / "x", low_res=32)
+            fit("tiny", tmp_path / "data", tmp_path / "x", low_res=32)
         shutil.rmtree(tmp_path / "data")
     assert not (tmp_path / "x").exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_run(lesions, tmp_path):
     with pytest.raises(FloatingPointError, match="became (nan|inf) in epoch 0, .*No epoch had ended"):
-        fit("b0", lesions, tmp_path, **OPTIONS | {"learning_rate": 1e30})
+        fit("tiny", lesions, tmp_path, **OPTIONS | {"learning_rate": 1e30})
 
 
 def test_weights_that_the_last_step_spoiled_stop_the_run_too(lesions, tmp_path):
     """One step an epoch: the loss of that step is still a number, and only validation shows what it did."""
     with pytest.raises(FloatingPointError, match="The validation loss became no number in epoch 0"):
-        fit("b0", lesions, tmp_path, **OPTIONS | {"learning_rate": 1e30, "batch_size": 48})
+        fit("tiny", lesions, tmp_path, **OPTIONS | {"learning_rate": 1e30, "batch_size": 48})
     assert not list(tmp_path.glob("run-0/*.pt"))
 
 
 def test_autocast(lesions, tmp_path):
-    (result,) = fit("b0", lesions, tmp_path, **OPTIONS | {"mixed_precision": "bfloat16", "epochs": 1})
+    (result,) = fit("tiny", lesions, tmp_path, **OPTIONS | {"mixed_precision": "bfloat16", "epochs": 1})
     assert np.isfinite(result["final_val_loss"])
 
 
 # `torch_ref.training`'s own program, which also tells what weights each process ends with.
 PROGRAM = """
 import importlib, os, sys, torch
+sys.path.insert(0, os.environ["ROOT"])
+from tests.tiny import registered
 from torch_ref.training.__main__ import main
 fit = importlib.import_module("torch_ref.training.fit")  # the package's attribute of this name is the function
 torch.set_default_dtype(getattr(torch, os.environ.get("DTYPE", "float32")))
 nets, make_optimizer = [], fit.make_optimizer
 fit.make_optimizer = lambda net, recipe: (nets.append(net), make_optimizer(net, recipe))[1]
-main()
+with registered():
+    main()
 with open(os.path.join(sys.argv[3], "rank" + os.environ["RANK"]), "w") as file:
     file.write(" ".join(repr(float(w.double().sum())) for w in nets[0].parameters()))
 """
@@ -222,7 +222,9 @@ assert (dx - expected[1]).abs().max() > 1e-3  # the check can fail
 def torchrun(program, *arguments):
     """Runs a program in two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*command, *map(str, (program, *arguments))], capture_output=True, text=True, timeout=300)
+    command += map(str, (program, *arguments))
+    environment = os.environ | {"ROOT": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -230,7 +232,7 @@ def train_in_two(lesions, out, **options):
     """Trains in two processes, and returns the losses of all steps."""
     (out / "program.py").write_text(PROGRAM)
     given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
-    torchrun(out / "program.py", "b0", lesions, out, "--no-augment", *given)
+    torchrun(out / "program.py", "tiny", lesions, out, "--no-augment", *given)
     return np.loadtxt(out / "run-0" / "batches.csv", delimiter=",", skiprows=1)[:, 2]
 
 
@@ -241,7 +243,7 @@ def test_two_processes_under_torchrun(lesions, tmp_path):
     assert np.isfinite(losses).all()
     # Each saw other images and drew other masks: equal weights come of exchanged gradients alone.
     first, second = ((tmp_path / f"rank{rank}").read_text() for rank in (0, 1))
-    assert len(first.split()) == 213
+    assert len(first.split()) == len(list(torch_ref.create_model("tiny").parameters()))
     assert first == second
 
 
@@ -258,7 +260,7 @@ def test_two_processes_agree_with_one(lesions, tmp_path, monkeypatch):
     two = train_in_two(lesions, tmp_path, **options)
     torch.set_default_dtype(torch.float64)
     try:
-        fit("b0", lesions, tmp_path / "one", augment=False, **options)
+        fit("tiny", lesions, tmp_path / "one", augment=False, **options)
     finally:
         torch.set_default_dtype(torch.float32)
     one = np.loadtxt(tmp_path / "one" / "run-0" / "batches.csv", delimiter=",", skiprows=1)[:, 2]

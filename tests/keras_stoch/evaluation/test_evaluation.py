@@ -67,9 +67,9 @@ def test_sensitivity_with_many_ties_and_a_dataframe(monkeypatch, tmp_path):
     assert found.sensitivity[0.8] == pytest.approx(0.2)
 
 
-def test_averaging_runs_the_global_branch_once():
+def test_averaging_runs_the_global_branch_once(tiny):
     """Counted, where every call is one: eagerly."""
-    model = keras_stoch.create_model("split-b0", low_res=32, high_res=128)
+    model = keras_stoch.create_model("tiny-split", low_res=32, high_res=128)
     averaged = predictions.AveragedPasses(model)
     calls = {"global_branch": 0, "detail_branch": 0}
     for name in calls:
@@ -85,8 +85,8 @@ def test_averaging_runs_the_global_branch_once():
     assert calls == {"global_branch": 1, "detail_branch": 3}
 
 
-def test_a_model_that_gives_probabilities_is_refused():
-    model = keras_stoch.create_model("b0", low_res=32, activation="sigmoid")
+def test_a_model_that_gives_probabilities_is_refused(tiny):
+    model = keras_stoch.create_model("tiny", low_res=32, activation="sigmoid")
     images = np.zeros((1, 32, 32, 3))
     for refused in (
         lambda: predictions.draw_logits(model, [images]),

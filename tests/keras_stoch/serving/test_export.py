@@ -10,8 +10,8 @@ import keras_stoch
 from tests.keras_stoch.serving.pictures import ordinary
 
 
-def test_models_that_can_not_be_served_as_they_are(tmp_path):
-    probabilities = keras_stoch.create_model("b0", low_res=32, activation="sigmoid")
+def test_models_that_can_not_be_served_as_they_are(tiny, tmp_path):
+    probabilities = keras_stoch.create_model("tiny", low_res=32, activation="sigmoid")
     with pytest.raises(ValueError, match="must put out logits, but 'predictions' ends with a sigmoid"):
         keras_stoch.export(probabilities, tmp_path / "x")
     inputs = keras.Input((64, 64, 3))
@@ -20,7 +20,7 @@ def test_models_that_can_not_be_served_as_they_are(tmp_path):
     nested = keras.Model(inputs, keras.layers.Dense(1)(inner(inputs)))
     with pytest.raises(ValueError, match="its windows have no way in"):
         keras_stoch.export(nested, tmp_path / "x")
-    wide = keras_stoch.create_model("b0", low_res=(32, 48))
+    wide = keras_stoch.create_model("tiny", low_res=(32, 48))
     with pytest.raises(ValueError, match=r"low_res must take square images.*\(None, 32, 48, 3\)"):
         keras_stoch.export(wide, tmp_path / "x")
     assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import tensorflow as tf
 import keras_stoch
 from tests.conftest import shake
 from tests.keras_stoch.serving.pictures import expected, picture
+from tests.tiny import NAMES
 
 
 @functools.cache
@@ -16,21 +17,28 @@ def named(name, sharing="batch"):
     """A model of the library's own, inputs for it (float32, as other runtimes take them), and its probabilities."""
     rng = np.random.default_rng(1)
     low = np.float32(np.stack([picture(32, 32, seed) for seed in range(3)]))
-    if name == "b0":
+    if name in ("b0", "tiny"):
         model = shake(keras_stoch.create_model(name, low_res=32))
         return model, {"low_res": low}, np.asarray(tf.sigmoid(model(low)))[:, 0]
     model = shake(keras_stoch.create_model(name, low_res=32, high_res=128, window_sharing=sharing))
     high = np.float32(np.stack([picture(128, 128, seed) for seed in range(3)]))
-    shape = (3, 32, 2) if sharing == "image" else (32, 2)
+    filters = model.get_layer("detail_stem_conv").filters
+    shape = (3, filters, 2) if sharing == "image" else (filters, 2)
     windows = rng.integers(0, 128 - 33 + 1, shape, dtype=np.int32)
     found = model({"low_res": low, "high_res": high}, windows=windows)
     return model, {"low_res": low, "high_res": high, "windows": windows}, np.asarray(tf.sigmoid(found))[:, 0]
 
 
-# Each export of a whole model takes many seconds, so that the formats share the models out.
-@pytest.mark.slow
-def test_a_model_by_name_as_saved_model(tmp_path):
-    model, given, probabilities = named("stem-b0")
+def cases(*large):
+    """Every tiny model, with windows for every image once; and whole models, which take most of a minute."""
+    return [
+        *(pytest.param(case, id="-".join(case)) for case in [*((name,) for name in NAMES), ("tiny-stem", "image")]),
+        *(pytest.param(case, id="-".join(case), marks=pytest.mark.slow) for case in large),
+    ]
+
+
+def test_a_model_by_name_as_saved_model(tiny, tmp_path):
+    model, given, probabilities = named("tiny-split")
     served = tf.saved_model.load(str(keras_stoch.export(model, tmp_path / "served"))).signatures
     feed = {name: tf.constant(value if name == "windows" else np.uint8(value)) for name, value in given.items()}
     np.testing.assert_allclose(served["serve_windows"](**feed)["probability"].numpy(), probabilities, rtol=0, atol=1e-5)
@@ -38,9 +46,8 @@ def test_a_model_by_name_as_saved_model(tmp_path):
     assert b"_XlaMustCompile" not in (tmp_path / "served" / "saved_model.pb").read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", [("b0",), ("stem-b0", "image"), ("split-b0",)], ids="-".join)
-def test_models_by_name_as_onnx(case, tmp_path):
+@pytest.mark.parametrize("case", cases(("split-b0",)))
+def test_models_by_name_as_onnx(tiny, case, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, onnx and tf2onnx")
     model, given, probabilities = named(*case)
     path = keras_stoch.export(model, tmp_path / "model.onnx", format="onnx")
@@ -52,10 +59,10 @@ def test_models_by_name_as_onnx(case, tmp_path):
     assert not isinstance(normalization.mean, np.ndarray)  # the model is as it was
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
-def test_a_model_by_name_as_litert(tmp_path):
-    model, given, probabilities = named("stem-b0")
+@pytest.mark.parametrize("case", cases(("stem-b0",)))
+def test_models_by_name_as_litert(tiny, case, tmp_path):
+    model, given, probabilities = named(*case)
     path = keras_stoch.export(model, tmp_path / "model.tflite", format="litert")
     runner = tf.lite.Interpreter(str(path)).get_signature_runner()
     feed = {name: value[:1] if name != "windows" or value.ndim == 3 else value for name, value in given.items()}

@@ -29,6 +29,7 @@ def test_validation_numbers_are_those_of_the_model(tiny, plain_run, lesions):
     """AUC by scikit-learn and loss by Keras, of what the saved model says about all images of the split."""
     again = {"data": lesions, "out": plain_run.parent, "low_res": 32, **EPOCH}
     (result,) = keras_stoch.fit("tiny", seed=3, **again)  # done, so that it is read
+    assert result["epochs"] == 3
     assert result == {k: v for k, v in json.loads((plain_run / "result.json").read_text()).items() if k != "asked"}
     model = keras_stoch.load_run(plain_run, "last")
     pipeline = keras_stoch.Pipeline(lesions, "validation", batch_size=12, low_res=32, high_res=None)
