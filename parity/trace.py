@@ -155,14 +155,13 @@ def map_inputs(function, inputs):
 
 
 def match_outputs(reference: Trace, candidate: Trace) -> list[str]:
-    """Gives the candidate's outputs the reference's names: by name, else by order, for a tuple has no names.
+    """Gives the candidate's outputs the reference's names: by name, and the rest by order, for a tuple has no names.
 
     Returns:
         Outputs of either side that have no partner.
     """
     ours, theirs = reference.outputs, candidate.outputs
-    if set(ours) & set(theirs):
-        return sorted(set(ours) ^ set(theirs))
+    ours, theirs = ([n for n in names if n not in others] for names, others in ((ours, theirs), (theirs, ours)))
     candidate.aliases = dict(zip(theirs, ours, strict=False))
     fewer = min(len(ours), len(theirs))
     return ours[fewer:] + theirs[fewer:]

@@ -56,15 +56,15 @@ def _widen(name, calls, wide, refusals) -> None:
     """Replays one layer's calls on scaled inputs, into `wide`; one side's failure alone into `refusals`."""
     inputs = [scaled(x) for x in calls[0].inputs]
     found, failed = [], []
-    for call in calls:
+    for place, call in enumerate(calls):
         try:
             found.append(None if call is None else call.replay(inputs))
         except Exception:
             found.append(None)
-            failed.append(call)
+            failed.append(place)
     if not failed:
         for arrays, output in zip(wide, found, strict=True):
             if output is not None:
                 arrays[name] = output
-    elif (calls[0] in failed) != (calls[1] in failed):
+    elif (0 in failed) != (1 in failed):
         refusals.append(Error(name, float("inf"), 1.0, float("inf")))
