@@ -1,12 +1,13 @@
 """Copies of models in float64, which count only after they did what the model itself does."""
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from parity.adapters.base import Adapter
 from parity.errors import FLOAT32_EPS, ceiling, relative_l2
-from parity.trace import map_inputs
+from parity.trace import map_inputs, scaled
 
 # The model's own output and that of its copy differ by the model's rounding: about as far as the copy moves when inputs
 # and weights are rounded once, times the number of layers that round again, which add up as a random walk does: 30 is
@@ -17,29 +18,24 @@ AT_LEAST = 1e-5  # a hundred roundings of float32, where the copy moves less by 
 
 @dataclass(frozen=True)
 class Copy:
-    """What came of the attempt to copy a model in float64.
-
-    Attributes:
-        adapter: the copy; None if there is none that counts.
-        reason: why not.
-        grain: relative rounding inside the copy, where some of it is still computed in float32; about 1e-15 else.
-    """
+    """What came of the attempt to copy a model in float64: the copy or, where there is none that counts, why not."""
 
     adapter: Adapter | None
     reason: str = ""
-    grain: float = 0.0
 
 
-def copy_in_float64(adapter: Adapter, inputs, training: bool) -> Copy:
+def copy_in_float64(adapter: Adapter, inputs, own: dict, own_training: dict | None = None) -> Copy:
     """A copy of a model in float64 that was seen to give the model's own outputs, up to the model's rounding.
 
     What was set on a layer after it was made is in no config, constants may stay float32, and a kernel may not exist:
-    then the copy is another model, or none.
+    then the copy is another model, or none. So it is run on the inputs, on the same of a wide range (a limit that was
+    set later may lie beyond the first), and in training mode.
 
     Args:
         adapter: the model; only run.
         inputs: one batch.
-        training: whether it must agree in training mode too.
+        own: the model's outputs on it.
+        own_training: the same in training mode, without dropout; None where that is not compared.
     """
     try:
         copied = adapter.promoted(inputs)
@@ -47,43 +43,47 @@ def copy_in_float64(adapter: Adapter, inputs, training: bool) -> Copy:
         if adapter.dtype == "float64":
             return Copy(adapter)
         return Copy(None, f"it can't be rebuilt in float64 ({_line(error)})")
-    for mode in (False, True) if training else (False,):
+    wide = map_inputs(scaled, inputs)
+    with contextlib.suppress(Exception):  # some operation refuses such numbers: nothing to be seen
+        own_wide = None
+        own_wide = _outputs(adapter, wide, False)
+    looks = [
+        ("output", inputs, False, own),
+        ("output on inputs of a wide range", wide, False, own_wide),
+        ("output in training mode", inputs, True, own_training),
+    ]
+    for what, array, training, expected in looks:
+        if expected is None:
+            continue
         try:
-            own = _outputs(adapter, inputs, mode)
-        except Exception as error:
-            if mode:  # the training rungs will tell
-                break
-            return Copy(None, f"it does not run on these inputs ({_line(error)})")
-        try:
-            found = _outputs(copied, inputs, mode)
-            moved = _outputs(copied, inputs, mode, adapter.eps / 2)
+            apart = _apart(expected, _outputs(copied, array, training))
+            bound = max(AT_LEAST, adapter.eps)
+            if not apart <= bound:  # what rounding can do here takes longer to find out
+                moved = _apart(*(_outputs(copied, array, training, size) for size in (adapter.eps / 2, 0.0)))
+                bound = max(ROUNDINGS * moved, bound)
+                if array is inputs:  # far from what a model is made for, rounding may do anything
+                    bound = min(bound, 10 * ceiling(adapter.eps))
         except Exception as error:
             return Copy(None, f"some operation in it has no float64 ({_line(error)})")
-        bound = max(ROUNDINGS * _apart(moved, found), AT_LEAST, adapter.eps)
-        bound = min(bound, 10 * ceiling(adapter.eps))
-        apart = _apart(own, found)
         if not apart <= bound:
             return Copy(
                 None,
-                f"its copy in float64 gives another {'training-mode ' if mode else ''}output, apart by {apart:.1e} "
-                f"where rounding explains {bound:.1e}: something set after construction is not in its config",
+                f"its copy in float64 gives another {what}, apart by {apart:.1e} where rounding explains {bound:.1e}: "
+                "something set after construction is not in its config",
             )
-        if not mode:
-            grain = _grain(copied, inputs, found)
-    return Copy(copied, grain=grain)
+    return Copy(copied)
 
 
-def _grain(copied: Adapter, inputs, found) -> float:
-    """The distance of a point from the mean of two beside it, 1e-8 or 3e-8 away: rounding alone, if all is smooth.
+def grain(copied: Adapter, inputs) -> float:
+    """How much rounding there is inside a copy: about 1e-15, or more where something is computed in float32.
 
-    In float64 about 1e-15; where something inside is rounded to float32 (6e-8), a sixth or half of the values jump.
+    It is the distance of a point from the mean of two beside it, 3e-8 away, which is rounding alone if all is smooth.
+    Where something inside is rounded to float32 (6e-8), half of the values jump.
     """
-    grain = FLOAT32_EPS / 2 if any(array.dtype == np.float32 for array in found.values()) else 0.0
-    for size in (1e-8, 3e-8):
-        above, below = (_outputs(copied, inputs, False, sign * size) for sign in (1, -1))
-        middle = {name: (above[name] + below[name]) / 2 for name in found if found[name].dtype.kind == "f"}
-        grain = max(grain, _apart(middle, found))
-    return grain
+    middle, above, below = (_outputs(copied, inputs, False, size) for size in (0.0, 3e-8, -3e-8))
+    rough = FLOAT32_EPS / 2 if any(array.dtype == np.float32 for array in middle.values()) else 0.0
+    means = {name: (above[name] + below[name]) / 2 for name in middle if middle[name].dtype.kind == "f"}
+    return max(rough, _apart(means, middle))
 
 
 def _outputs(adapter: Adapter, inputs, training: bool, moved: float = 0.0) -> dict[str, np.ndarray]:
@@ -96,7 +96,7 @@ def _outputs(adapter: Adapter, inputs, training: bool, moved: float = 0.0) -> di
             return array
         return array.astype(np.float64) * (1 + moved * rng.choice((-1.0, 1.0), array.shape))
 
-    with adapter.preserved(), adapter.without_dropout():
+    with adapter.preserved(trainable=bool(moved)), adapter.without_dropout():
         if moved:
             inputs = map_inputs(move, inputs)
             adapter.assign({name: move(weight.array) for name, weight in adapter.weights().items()})

@@ -152,8 +152,12 @@ class Adapter:
         """Canonical name to kind, of layers that hold weights."""
         raise NotImplementedError
 
-    def weights(self) -> dict[str, Weight]:
-        """Canonical "layer/variable" to `Weight`; a variable that several layers share is told once."""
+    def weights(self, trainable: bool = True) -> dict[str, Weight]:
+        """Canonical "layer/variable" to `Weight`; a variable that several layers share is told once.
+
+        Args:
+            trainable: whether those that are trained are asked for too.
+        """
         raise NotImplementedError
 
     def assign(self, arrays: dict[str, np.ndarray]) -> None:
@@ -221,9 +225,13 @@ class Adapter:
         ]
 
     @contextlib.contextmanager
-    def preserved(self):
-        """Context after which every weight is as it was, moving averages included."""
-        before = {name: weight.array.copy() for name, weight in self.weights().items()}
+    def preserved(self, trainable: bool = True):
+        """Context after which every weight is as it was, moving averages included.
+
+        Args:
+            trainable: whether those that are trained may change inside too; a pass in training mode moves others only.
+        """
+        before = {n: w.array.copy() for n, w in self.weights(trainable).items()}
         try:
             yield
         finally:

@@ -62,9 +62,11 @@ class KerasAdapter(Adapter):
                     seen.add(id(variable))
                     yield f"{name}/{variable.name}".lstrip("/"), kind, layer, variable
 
-    def weights(self):
+    def weights(self, trainable=True):
         found = {}
         for name, kind, layer, variable in self._each_variable():
+            if variable.trainable and not trainable:
+                continue
             array = np.asarray(variable.value)
             if kind == "depthwise" and type(layer).__name__.startswith("Conv") and variable.name == "kernel":
                 # A grouped Conv2D's (*k, 1, channels * multiplier), as DepthwiseConv2D would hold it.

@@ -55,13 +55,15 @@ class TorchAdapter(Adapter):
         layer, dot, short = ruled(variable, self.rules).rpartition(".")
         return f"{canonical_layer(layer)}/{short}" if dot else variable
 
-    def weights(self):
+    def weights(self, trainable=True):
         import torch
 
         found = {}
         for name, short, kind, module, tensor, native in self._each_variable():
-            array = layout.torch_to_canonical(kind, short, _array(tensor), getattr(module, "in_channels", 0))
-            found[name] = Weight(array, native, isinstance(tensor, torch.nn.Parameter))
+            trained = isinstance(tensor, torch.nn.Parameter)
+            if trainable or not trained:
+                array = layout.torch_to_canonical(kind, short, _array(tensor), getattr(module, "in_channels", 0))
+                found[name] = Weight(array, native, trained)
         return found
 
     def assign(self, arrays):
@@ -298,10 +300,10 @@ class TorchAdapter(Adapter):
                 handle.remove()
 
     @contextlib.contextmanager
-    def preserved(self):
+    def preserved(self, trainable=True):
         import torch
 
-        tensors = [*self.model.parameters(), *self.model.buffers()]
+        tensors = [*(self.model.parameters() if trainable else ()), *self.model.buffers()]
         before = [tensor.detach().clone() for tensor in tensors]
         try:
             yield

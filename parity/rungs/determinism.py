@@ -14,8 +14,11 @@ def tolerance(adapter: Adapter) -> float:
     return min(ROUNDINGS * adapter.eps, 0.03)
 
 
-def check(reference: Adapter, candidate: Adapter, inputs) -> dict:
+def check(reference: Adapter, candidate: Adapter, inputs, kept: dict) -> dict:
     """Runs both models twice at inference and names the side, and the layer, that answers differently each time.
+
+    Args:
+        kept: receives the outputs of each side, by "reference" and "candidate".
 
     Raises:
         ValueError: if neither model runs on these inputs.
@@ -23,7 +26,7 @@ def check(reference: Adapter, candidate: Adapter, inputs) -> dict:
     worst, limit, problems, failures, place = 0.0, tolerance(candidate), [], [], None
     for role, side in (("reference", reference), ("candidate", candidate)):
         try:
-            apart, layer = look(side, inputs, training=False)
+            apart, layer, kept[role] = look(side, inputs, training=False)
         except Exception as error:  # a stranger's model may fail in any way
             text = str(error).strip()
             failures.append((role, f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:300]))
@@ -49,18 +52,18 @@ def check(reference: Adapter, candidate: Adapter, inputs) -> dict:
     }
 
 
-def look(adapter: Adapter, inputs, training: bool) -> tuple[float, str | None]:
-    """(largest relative difference of the outputs of two runs, the first layer to differ on equal inputs)."""
-    with adapter.preserved():
+def look(adapter: Adapter, inputs, training: bool) -> tuple[float, str | None, dict]:
+    """(largest relative difference of two runs' outputs, the first layer to differ on equal inputs, one's outputs)."""
+    with adapter.preserved(trainable=False):
         first = adapter.outputs(inputs, training)
-    with adapter.preserved():
+    with adapter.preserved(trainable=False):
         second = adapter.outputs(inputs, training)
     apart = max((relative_l2(second[name], first[name]) for name in first), default=0.0)
     if apart <= tolerance(adapter):
-        return apart, None
+        return apart, None, first
     runs = []
     for _ in range(2):
-        with adapter.preserved():
+        with adapter.preserved(trainable=False):
             runs.append(adapter.capture(inputs, training))
     limit = tolerance(adapter)
     for name, call in runs[0].items():
@@ -71,8 +74,8 @@ def look(adapter: Adapter, inputs, training: bool) -> tuple[float, str | None]:
             np.shape(a) == np.shape(b) and relative_l2(b, a) <= limit
             for a, b in zip(call.inputs, other.inputs, strict=True)
         )
-        return apart, name if same and call.inputs else f"before {name}"
-    return apart, None
+        return apart, name if same and call.inputs else f"before {name}", first
+    return apart, None, first
 
 
 def explain(apart: float, layer: str | None) -> str:
@@ -86,7 +89,7 @@ def explain(apart: float, layer: str | None) -> str:
 
 def random_layers(adapter: Adapter, inputs) -> frozenset[str]:
     """Names of layers without weights that in training mode answer one and the same input differently."""
-    with adapter.preserved():
+    with adapter.preserved(trainable=False):
         calls = adapter.capture(inputs, training=True)
     layers, found = adapter.layers(), []
     for name, call in calls.items():

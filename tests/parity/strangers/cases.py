@@ -37,6 +37,23 @@ def state_that_no_config_has():
 
 
 @case
+def a_limit_that_no_config_has():
+    """The same, and the attribute matters beyond the range of the inputs only."""
+
+    @keras.saving.register_keras_serializable("strangers")
+    class Clip(L.Layer):
+        limit = 5.0
+
+        def call(self, x):
+            return keras.ops.clip(x, 0.0, self.limit)
+
+    port = keras_image(Clip())
+    port.get_layer("1").limit = 4.0
+    pixels = np.random.default_rng(0).uniform(size=(2, 8, 8, 3))
+    return torch_image(nn.Hardtanh(0.0, 5.0)), port, pixels, {"transfer": True}, "forward", "1"
+
+
+@case
 def adapted_normalization():
     """The port was adapted to data, the original normalises by other numbers: copies by config alone agree."""
     norm = L.Normalization(name="norm")
