@@ -176,7 +176,7 @@ def _sides(both, batches, own, float64, tolerance, options, notes) -> tuple:
     if _runs(*traces):
         lonely = match_outputs(*traces)
         if lonely:
-            notes.append(f"Outputs without partner were not compared: {', '.join(lonely)}.")
+            notes.append(f"Only {both[1].name} has {', '.join(lonely)}; that was not compared.")
         if truth is not None and truth.owner == "candidate":
             truth.aliases = traces[1].aliases
         elif truth is None and traces[1].adapter.dtype == "float64":

@@ -122,6 +122,8 @@ def _look(batch) -> list[str]:
                     f"{array.shape} of {array.flat[0]}"
                 )
             notes.append(f"The {name} is {array.flat[0]} everywhere; what it does otherwise was not seen.")
+        elif len(array) > 1 and (array == array[:1]).all():
+            notes.append(f"All examples of the {name} are equal; whether they are kept apart was not seen.")
     names = list(arrays)
     for place, name in enumerate(names):
         for other in names[place + 1 :]:

@@ -53,6 +53,7 @@ class Trace:
         self.serving = serving
         self.ranges = ranges
         self.unsteady = None  # why training mode can not be compared
+        self.missing = []  # as a candidate, outputs that only the reference has
         self.aliases = {}  # own names of outputs to those of the other side
         self.biased = {}  # see `Adapter.biased_variances`; filled with `training` where `strict` is not set
 
@@ -157,14 +158,16 @@ def map_inputs(function, inputs):
 def match_outputs(reference: Trace, candidate: Trace) -> list[str]:
     """Gives the candidate's outputs the reference's names: by name, and the rest by order, for a tuple has no names.
 
+    What only the reference has is `candidate.missing` from then on.
+
     Returns:
-        Outputs of either side that have no partner.
+        Outputs that only the candidate has.
     """
     ours, theirs = reference.outputs, candidate.outputs
     ours, theirs = ([n for n in names if n not in others] for names, others in ((ours, theirs), (theirs, ours)))
     candidate.aliases = dict(zip(theirs, ours, strict=False))
-    fewer = min(len(ours), len(theirs))
-    return ours[fewer:] + theirs[fewer:]
+    candidate.missing = ours[len(theirs) :]
+    return theirs[len(ours) :]
 
 
 def is_output(name: str) -> bool:

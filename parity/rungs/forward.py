@@ -17,9 +17,10 @@ def check(reference, candidate, truth=None) -> dict:
     outputs = {e.name: [e.value, e.tolerance] for e in found if not e.undecided}
     if errors:
         result.setdefault("details", {}).update(output=errors[-1].value, outputs=outputs)
-    undecided = [e for e in found if e.undecided]
+    undecided = [f"{e.name}: {e.undecided}" for e in found if e.undecided]
+    undecided += [f"the candidate has no {name}" for name in candidate.missing]
     if result["passed"] and (undecided or not found):
-        why = f"{undecided[0].name}: {undecided[0].undecided}" if undecided else "no output has a partner"
+        why = "; ".join(undecided) or "no output has a partner"
         result |= {"passed": False, "status": NOT_COMPARED, "message": why}
     first = result.get("first_divergence")
     if first and first.endswith(SCALED):

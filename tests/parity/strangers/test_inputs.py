@@ -112,6 +112,11 @@ def test_ids_and_a_mask_stay_integers():
     assert any("is 1 everywhere" in note for note in report.notes)
 
 
+def test_equal_examples_are_told(images):
+    report = parity.compare(*images, np.repeat(random(1, 8, 8, 3), 2, 0), transfer=True, training=False)
+    assert any("All examples of the input are equal" in note for note in report.notes)
+
+
 def test_channels_first_is_refused():
     inputs = keras.Input((3, 8, 8))
     port = keras.Model(inputs, L.ReLU()(L.Conv2D(4, 3, data_format="channels_first", name="0")(inputs)))
