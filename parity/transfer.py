@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from parity.adapters.base import Adapter
+from parity.adapters.base import Adapter, Weight
 from parity.naming import NamesClash, Rules
 from parity.pairing import pair
 
@@ -58,9 +58,15 @@ class TransferReport:
         return "\n".join(lines)
 
 
+def weights_beside(side: Adapter, other: Adapter) -> dict[str, Weight]:
+    """A model's weights by name; what several of its layers share, under each name that the other model has too."""
+    own, names = side.weights(), other.weights().keys()
+    return own | {name: weight for name, weight in side.tied().items() if name in names and name not in own}
+
+
 def match(source: Adapter, target: Adapter) -> TransferReport:
     """Pairs the weights of two models by canonical name and shape; copies nothing."""
-    ours, theirs = source.weights(), target.weights()
+    ours, theirs = weights_beside(source, target), weights_beside(target, source)
     matched, wrong_shape = [], []
     for name, weight in ours.items():
         if name not in theirs:
@@ -91,10 +97,10 @@ def transfer(source: Adapter, target: Adapter, strict: bool = True) -> TransferR
     if strict and not report.complete:
         raise TransferError(f"The models do not match; nothing was copied.\n{report}", report)
     wrong = {name for name, _, _ in report.wrong_shape}
-    sent = {n: np.array(w.array) for n, w in source.weights().items() if n not in wrong}
+    sent = {n: np.array(w.array) for n, w in weights_beside(source, target).items() if n not in wrong}
     before = {n: np.array(w.array) for n, w in target.weights().items()}
     target.assign(sent)
-    arrived = target.weights()
+    arrived = target.weights() | target.tied()
     lost = [arrived[n].native for n in sent if n in arrived and not _arrived(sent[n], arrived[n].array, target.eps)]
     if lost:
         report = replace(report, overwritten=tuple(lost))

@@ -160,6 +160,10 @@ class Adapter:
         """
         raise NotImplementedError
 
+    def tied(self) -> dict[str, Weight]:
+        """Further names of variables that several layers share, each as the layer of that name holds it."""
+        return {}
+
     def assign(self, arrays: dict[str, np.ndarray]) -> None:
         """Sets variables from arrays in canonical layout."""
         raise NotImplementedError

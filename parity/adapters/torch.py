@@ -36,15 +36,16 @@ class TorchAdapter(Adapter):
         skip = module._non_persistent_buffers_set | {"num_batches_tracked"}
         return [(name, tensor) for name, tensor in own if name not in skip]
 
-    def _each_variable(self):
+    def _each_variable(self, tied=False):
         paths = {id(module): path for path, module in self.model.named_modules()}
         seen = set()
         for layer, module in self.layers().items():
             kind = kinds.torch_kind(module)
             for variable, tensor in self._variables(module):
-                if id(tensor) in seen:  # tied to another, whose name it goes by
-                    continue
+                again = id(tensor) in seen  # tied to another, whose name it goes by
                 seen.add(id(tensor))
+                if again is not tied:
+                    continue
                 short = kinds.canonical_variable(module, variable)
                 native = f"{paths[id(module)]}.{variable}".lstrip(".")
                 name = f"{layer}/{short}" if layer else self._of_root(short)
@@ -55,11 +56,14 @@ class TorchAdapter(Adapter):
         layer, dot, short = ruled(variable, self.rules).rpartition(".")
         return f"{canonical_layer(layer)}/{short}" if dot else variable
 
-    def weights(self, trainable=True):
+    def tied(self):
+        return self.weights(tied=True)
+
+    def weights(self, trainable=True, tied=False):
         import torch
 
         found = {}
-        for name, short, kind, module, tensor, native in self._each_variable():
+        for name, short, kind, module, tensor, native in self._each_variable(tied):
             trained = isinstance(tensor, torch.nn.Parameter)
             if trainable or not trained:
                 array = layout.torch_to_canonical(kind, short, _array(tensor), getattr(module, "in_channels", 0))

@@ -3,6 +3,7 @@
 import numpy as np
 
 from parity.errors import NOT_COMPARED
+from parity.transfer import weights_beside
 
 
 def check(reference, candidate, truth=None) -> dict:
@@ -15,8 +16,17 @@ def check(reference, candidate, truth=None) -> dict:
         {name: np.array(weight.array) for name, weight in side.adapter.weights().items()}
         for side in (reference, candidate)
     )
+    tied = [
+        {n: w.array for n, w in weights_beside(*sides).items() if n not in own}
+        for own, sides in (
+            (ours, (reference.adapter, candidate.adapter)),
+            (theirs, (candidate.adapter, reference.adapter)),
+        )
+    ]
     common = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
     different = [name for name in common if not _same(ours[name], theirs[name], strict)]
+    both = (ours | tied[0]), (theirs | tied[1])
+    different += [n for part in tied for n in part if not _same(both[0][n], both[1][n], strict)]
 
     sent = {name: ours[name] for name in common}
     try:

@@ -239,6 +239,21 @@ def test_embeddings_and_tied_weights():
     assert report.transfer.complete
     assert row(report, "gradients").value is not None
 
+    inputs = keras.Input((5,), dtype="int32")
+    apart = L.Dense(11, use_bias=False, name="head")
+    port = keras.Model(inputs, apart(L.Embedding(11, 4, name="embed")(inputs)))
+    report = parity.compare(Net(), port, ids, transfer=True, training=False)
+    assert report.passed, report
+    assert report.transfer.complete
+    report = parity.compare(Net(), port, ids, transfer=True)
+    assert first(report)[0] == "gradients"  # two tables that part in training
+    original = Net()
+    parity.torch_to_keras(original, port)
+    apart.kernel.assign(apart.kernel + 1)
+    assert first(parity.compare(original, port, ids, training=False)) == ("weights", "head")
+    back = parity.keras_to_torch(port, Net(), strict=False)  # one table can't hold two
+    assert not back.complete
+
 
 def test_two_models_of_one_framework_by_order():
     class Other(nn.Module):
