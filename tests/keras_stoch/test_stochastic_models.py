@@ -114,6 +114,26 @@ def test_windows_are_shared_as_asked(tiny, sharing, rng):
         assert (len(np.unique(found.round(6))) == 1) == (sharing == "batch")
 
 
+def test_drop_masks_reach_both_branches(tiny, rng):
+    x, windows = inputs(rng), rng.integers(0, 90, (8, 2))
+    keep = {name: np.ones((2, 1, 1, 1), "float32") for name in ("block2a_drop", "detail_block2a_drop")}
+    keep["top_dropout"] = np.ones((2, 1), "float32")
+    model, twin = shaken("tiny-split"), torch_ref.create_model("tiny-split", 64, 160).train()
+
+    def of_twin(masks):
+        images = {name: torch.from_numpy(array).permute(0, 3, 1, 2) for name, array in x.items()}
+        masks = {name: torch.from_numpy(mask) for name, mask in masks.items()}
+        with torch.no_grad():
+            return twin(**images, windows=torch.from_numpy(windows), drop_masks=masks).numpy()
+
+    for run in (lambda masks: np.asarray(model(x, training=True, windows=windows, drop_masks=masks)), of_twin):
+        kept = run(keep)
+        np.testing.assert_allclose(run(keep), kept, rtol=1e-5)
+        for name, mask in keep.items():
+            dropped = np.abs(run(keep | {name: np.zeros_like(mask)}) - kept)
+            assert dropped.max() > 1e-4, name
+
+
 @pytest.mark.parametrize("name", ["tiny-stem", "tiny-skip", "tiny-split"])
 @pytest.mark.parametrize("sharing", ["batch", "image"])
 def test_averaged_passes_are_whole_passes(tiny, name, sharing, rng):

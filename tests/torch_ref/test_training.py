@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit, logit
 
 import torch_ref
-from torch_ref.training import RMSprop, fit
+from torch_ref.training import Recipe, RMSprop, fit, validation_step
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -109,6 +110,14 @@ def test_validation_auc_is_that_of_the_last_weights(lesions, tmp_path):
     assert curve[-1, 4] == pytest.approx(roc_auc_score(targets, scores), abs=1e-9)
     loss = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor(scores), torch.tensor(targets))
     assert curve[-1, 2] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_passes_average_probabilities(rng):
+    logits = rng.normal(0, 3, (3, 8))
+    draws = iter(torch.from_numpy(logits)[..., None])
+    inputs = {"low_res": torch.zeros(8, 3, 32, 32)}
+    found = validation_step(lambda low_res: next(draws), inputs, Recipe(passes=3))
+    np.testing.assert_allclose(found, logit(expit(logits).mean(0)), rtol=1e-9)
 
 
 def test_both_packages_have_one_recipe():

@@ -87,6 +87,11 @@ def test_equal_seeds_give_equal_answers_whatever_the_batch(alone):
     assert one["seed 7"] != one["seed 8"]
 
 
+def test_nothing_asks_for_xla(exported):
+    """Servers on CPUs are built or started without it."""
+    assert b"_XlaMustCompile" not in (exported / "saved_model.pb").read_bytes()
+
+
 def test_averaging(served, model):
     images = tf.constant([encode(picture(80, 90, seed)) for seed in range(2)])
     one = served["serve_averaged"](images=images, n=tf.constant(1))

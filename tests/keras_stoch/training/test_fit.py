@@ -6,10 +6,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
 import keras_stoch
+from keras_stoch.evaluation import predictions
+from keras_stoch.training.engine import Engine
 from keras_stoch.training.recipe import Recipe, TrainingDiverged
+from keras_stoch.training.strategies import get_strategy
 from tests.keras_stoch.conftest import EPOCH
 from tests.keras_stoch.small import RECIPE, build, injected, rows, weights
 
@@ -47,6 +51,19 @@ def test_validation_numbers_are_those_of_the_model(tiny, plain_run, lesions):
 def test_mixed_precision(tiny, lesions, tmp_path, precision):
     (result,) = keras_stoch.fit("tiny", lesions, tmp_path, low_res=32, mixed_precision=precision, **EPOCH)
     assert np.isfinite(result["final_val_loss"])
+
+
+def test_passes_average_probabilities(monkeypatch, rng):
+    logits = rng.normal(0, 3, (3, 8, 1)).astype("float32")
+    monkeypatch.setattr(
+        predictions, "AveragedPasses", lambda model: lambda inputs, passes: tf.constant(logits[:passes])
+    )
+    engine = Engine(build, Recipe(**RECIPE, passes=3), get_strategy("one")[0])
+    batch = next(iter(injected(1)[1]))
+    found, targets, weights = engine.validation_step(batch)
+    np.testing.assert_allclose(found, logit(expit(logits).mean(0)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(targets[:, 0], batch[1])
+    assert (weights.numpy() == 1).all()
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
