@@ -10,8 +10,6 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 import pytest
 
-from tests.tiny import registered
-
 LONGEST_FIRST = (
     "parity/court/test_mutations.py",
     "parity/test_command_line.py",
@@ -31,8 +29,11 @@ LONGEST_FIRST = (
 def pytest_configure(config):
     """Two logical CPU devices, for tests of replicas; and under pytest-xdist one core for every worker.
 
-    Two workers that each take both cores are slower than one.
+    Two workers that each take both cores are slower than one. The process that starts them runs no test, and goes
+    without TensorFlow.
     """
+    if getattr(config.option, "numprocesses", None):
+        return
     import tensorflow as tf
 
     device = tf.config.list_physical_devices("CPU")[0]
@@ -58,6 +59,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def tiny():
     """The architectures of `tests.tiny` can be made by name in this test, in both packages."""
+    from tests.tiny import registered
+
     with registered():
         yield
 

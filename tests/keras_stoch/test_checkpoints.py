@@ -81,7 +81,13 @@ def imagenet(tmp_path_factory):
     return folder, model
 
 
-@pytest.mark.parametrize("source", ["model", "efficientnetb0_notop.weights.h5", "whole.keras", "whole.h5"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("model", "efficientnetb0_notop.weights.h5"),
+        *(pytest.param(file, marks=pytest.mark.slow) for file in ("whole.keras", "whole.h5")),
+    ],
+)
 def test_imagenet_variant_with_its_extra_rescaling(imagenet, source, images):
     folder, official = imagenet
     weights = official if source == "model" else folder / source

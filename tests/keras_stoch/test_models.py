@@ -1,5 +1,6 @@
 """The models against keras.applications, and what `create_model` refuses."""
 
+import os
 import subprocess
 import sys
 
@@ -33,7 +34,7 @@ def test_published_parameter_counts(name, count):
     assert keras_stoch.create_model(name).count_params() == count
 
 
-@pytest.mark.parametrize("size", [64, 75])
+@pytest.mark.parametrize("size", [pytest.param(64, marks=pytest.mark.slow), 75])
 def test_equals_the_official_model_bit_for_bit(size, official_b0, rng):
     official = keras.applications.EfficientNetB0(
         weights=None, classes=1, classifier_activation=None, input_shape=(size, size, 3)
@@ -66,14 +67,15 @@ def test_save_and_load(tiny, tmp_path, images):
     assert [layer.name for layer in again.layers] == [layer.name for layer in model.layers]
 
 
-@pytest.mark.parametrize(
-    "imports", ["import keras, keras_stoch", pytest.param("import keras_stoch, keras", marks=pytest.mark.slow)]
-)
-def test_a_fresh_process_loads_a_saved_model(tiny, tmp_path, imports):
+# NumPy is the backend that is imported fastest, and what is imported first does not depend on it.
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("tensorflow", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("imports", ["import keras, keras_stoch", "import keras_stoch, keras"])
+def test_a_fresh_process_loads_a_saved_model(tiny, tmp_path, imports, backend):
     keras_stoch.create_model("tiny", 64).save(tmp_path / "model.keras")
     load = "keras.models" if imports.startswith("import keras,") else "keras_stoch"
     code = f"{imports}; print({load}.load_model({str(tmp_path / 'model.keras')!r}).name)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "tiny", done.stderr
 
 

@@ -203,7 +203,8 @@ def test_coverage_by_hand():
     np.testing.assert_array_equal(count, expected)
 
 
-@pytest.mark.parametrize("backend", [pytest.param("jax", marks=pytest.mark.slow), "torch"])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_every_form_on_the_other_backends(backend, tmp_path, rng):
     import os
     import subprocess

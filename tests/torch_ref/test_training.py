@@ -12,6 +12,7 @@ from scipy.special import expit, logit
 
 import torch_ref
 from torch_ref.training import Recipe, RMSprop, fit, validation_step
+from torch_ref.training.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -90,6 +91,15 @@ def test_fit_writes_what_the_keras_side_writes(lesions, tmp_path):
     assert again == results  # what has ended is not repeated
     with pytest.raises(ValueError, match=r"holds a run with other settings \(model: 'tiny' there, 'b0-stem64' now\)"):
         fit("b0-stem64", lesions, tmp_path / "runs", **OPTIONS)
+
+
+def test_the_table_of_runs_is_in_their_order(tmp_path):
+    for run in (10, 2, 9):
+        folder = RunFolder(tmp_path / f"run-{run}", {})
+        folder.begin()
+        folder.finish({"seed": run})
+    lines = (tmp_path / "results.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["run", "run-2", "run-9", "run-10"]
 
 
 def test_validation_auc_is_that_of_the_last_weights(lesions, tmp_path):
