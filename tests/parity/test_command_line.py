@@ -24,6 +24,7 @@ def small(monkeypatch):
         monkeypatch.setattr(module, "BACKEND_CASES", (("b0", cases.Case(64)),))
 
 
+@pytest.mark.slow
 def test_run_on_photographs_writes_a_report(small, photographs, tmp_path, capsys):
     folder = photographs[0].parents[1]
     code = main(

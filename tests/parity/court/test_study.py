@@ -109,10 +109,11 @@ def test_runs_are_independent(package):
     assert np.isfinite(found.losses).all()
 
 
-def test_a_run_begins_anew_in_the_same_compiled_model():
+def test_a_run_begins_anew_in_the_same_compiled_model(tiny):
     """Nothing of an earlier run is left: not the weights, the optimiser's averages, nor the moving averages."""
-    runs = study._KerasRuns("keras_stoch", SMALL)
-    (images, targets), _ = make_task(SMALL)
+    plan = dataclasses.replace(SMALL, model="tiny")
+    runs = study._KerasRuns("keras_stoch", plan)
+    (images, targets), _ = make_task(plan)
     runs.begin(5)
     fresh = {name: array.copy() for name, array in runs.engine.state().items()}
     runs.step(images[:8], np.float32(targets[:8]), 0)
@@ -122,6 +123,7 @@ def test_a_run_begins_anew_in_the_same_compiled_model():
         np.testing.assert_array_equal(array, fresh[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["official", "keras_stoch"])
 def test_a_run_begins_with_weights_like_those_of_a_new_model(package):
     """Constants equal; random tensors of the same mean and spread, but other values for another seed."""
@@ -143,6 +145,7 @@ def test_a_run_begins_with_weights_like_those_of_a_new_model(package):
     assert random == 82  # convolutions, depthwise and not, those of squeeze-and-excite, and the dense layer
 
 
+@pytest.mark.slow
 def test_torchs_initialisers_give_another_start():
     """The early loss of random weights: the official initialiser of the last layer makes it tens of times larger."""
     (images, targets), _ = make_task(SMALL)
