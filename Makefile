@@ -9,7 +9,7 @@ MODELS ?=
 RUN := $(BIN)/python -m parity run $(if $(IMAGES),--images $(IMAGES)) $(if $(MODELS),--models $(MODELS))
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help setup parity parity-full parity-long test test-all lint format bench docs experiment clean
+.PHONY: help setup parity parity-full test test-all lint format bench docs experiment clean
 
 help:
 	@echo "make parity [IMAGES=folder]  compare official Keras, keras_stoch and torch_ref; report in $(OUT)"

@@ -44,9 +44,10 @@ def test_there_are_enough_and_every_rung_has_one():
 
 
 @pytest.mark.slow
-def test_twenty_correct_ports_raise_no_alarm():
-    found = list(trials.acquit(range(20)))
-    assert [acquittal.seed for acquittal in found] == list(range(20))
+def test_correct_ports_raise_no_alarm():
+    """The first six of the twenty that `make parity` tries."""
+    found = list(trials.acquit(range(6)))
+    assert [acquittal.seed for acquittal in found] == list(range(6))
     assert not [acquittal for acquittal in found if acquittal.failed]
 
 
