@@ -187,9 +187,8 @@ def hold(
             tell(trials.judge_runs(name, samples, plan))
         waiting.discard("statistics")
     except KeyboardInterrupt:
-        findings.unfinished = [job.title for job in work if job.title in waiting] + (
-            ["statistics"] if statistics else []
-        )
+        titles = [*(job.title for job in work), "statistics"]
+        findings.unfinished = [title for title in titles if title in waiting]
     finally:
         if progress is not None:
             progress.stop()

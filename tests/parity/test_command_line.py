@@ -228,3 +228,17 @@ def test_a_killed_run_leaves_no_processes(tmp_path):
     while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not any(map(alive, workers))
+
+
+def test_ctrl_c_while_runs_are_judged_is_no_complete_hearing(monkeypatch):
+    from parity.court import session
+    from parity.court.report import all_well
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session.jobs, "run", lambda work, *arguments: ((job, None) for job in work))
+    monkeypatch.setattr(session.trials, "judge_runs", interrupted)
+    findings = session.hold(None, ["torch's default initialisers"], processes=2)
+    assert findings.unfinished == ["statistics"]
+    assert not all_well(findings)
