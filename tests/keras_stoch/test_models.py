@@ -86,6 +86,7 @@ def test_uint8_and_float_pixels_give_the_same(images, official_b0):
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(tiny, policy, images):
+    keras.utils.set_random_seed(0)  # how far half precision errs depends on the weights
     exact = shake(keras_stoch.create_model("tiny", 64))
     mixed = keras_stoch.create_model("tiny", 64, dtype=policy)
     mixed.set_weights(exact.get_weights())

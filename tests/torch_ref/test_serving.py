@@ -67,8 +67,10 @@ def test_same_probability_with_torch_alone(case, of_tiny, tmp_path):
     model.eval()
     with torch.no_grad():
         expected = torch.sigmoid(model(**{n: torch.from_numpy(a) for n, a in given.items()})[:, 0])
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(single, expected[:1], rtol=0, atol=1e-6)
+    # A network of B0's depth ends some 1e-5 of its logit apart between kernels in float32.
+    atol = 1e-6 if case in TINY else 1e-5
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+    np.testing.assert_allclose(single, expected[:1], rtol=0, atol=atol)
 
 
 def test_bad_arguments(tmp_path):
