@@ -27,6 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
         data.add_augment,
         training.add_fit,
         evaluation.add_evaluate,
+        evaluation.add_compare,
         evaluation.add_predict,
         serving.add_export,
         training.add_experiment,

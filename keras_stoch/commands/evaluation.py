@@ -1,4 +1,4 @@
-"""Commands on trained runs: evaluate, predict."""
+"""Commands on trained runs: evaluate, compare, predict."""
 
 import sys
 from pathlib import Path
@@ -6,27 +6,51 @@ from pathlib import Path
 import keras_stoch
 from keras_stoch.commands.options import add_command, place_for
 
+SPLITS = ("train", "validation", "all")
+MEASURES = ("auc", "partial_auc", "average_precision", "brier", "log_loss")
+
 
 def add_evaluate(commands):
     command = add_command(
-        commands, "evaluate", _evaluate, "ROC AUC with an interval, and sensitivities, of a trained run"
+        commands, "evaluate", _evaluate, "how good a run is: ranking, calibration, threshold, subgroups, with intervals"
     )
-    command.add_argument("run_folder", metavar="RUN", help="such as runs/latest/run-0")
-    command.add_argument("data", metavar="PREPARED", help="folder written by prepare or lesions")
     command.add_argument(
-        "--split", default="validation", choices=("train", "validation", "all"), help="images to evaluate on"
+        "run_folder", metavar="RUN", help="such as runs/latest/run-0; runs/latest asks all runs in it as an ensemble"
     )
+    command.add_argument("data", metavar="PREPARED", help="folder written by prepare or lesions")
+    command.add_argument("--split", default="validation", choices=SPLITS, help="images to evaluate on")
     command.add_argument("--passes", type=int, default=1, metavar="N", help="draws to average over")
     command.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at once")
     command.add_argument(
-        "--out", metavar="FOLDER", help="also write predictions.csv, roc.csv, evaluation.json, roc.png"
+        "--calibrate",
+        metavar="SPLIT",
+        choices=SPLITS,
+        help="fit a temperature on these images and store it with the run: validation, as a rule",
+    )
+    command.add_argument(
+        "--sensitivity", type=float, metavar="X", help="with --calibrate: store the threshold that reaches it, 0.9 say"
+    )
+    command.add_argument(
+        "--specificity", type=float, metavar="X", help="with --calibrate: store the threshold that reaches it"
+    )
+    command.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="also write evaluation.html, evaluation.json, predictions.csv, subgroups.csv, roc.csv, roc.png",
     )
 
 
 def _evaluate(options):
-    split = None if options.split == "all" else options.split
+    for name in ("sensitivity", "specificity"):
+        if getattr(options, name) is not None and options.calibrate is None:
+            raise ValueError(f"--{name} chooses a threshold, which needs --calibrate SPLIT to choose it on")
     found = keras_stoch.evaluate(
-        *(options.run_folder, options.data, split), passes=options.passes, batch_size=options.batch_size
+        *(options.run_folder, options.data, None if options.split == "all" else options.split),
+        passes=options.passes,
+        batch_size=options.batch_size,
+        calibrate=options.calibrate,
+        sensitivity=options.sensitivity,
+        specificity=options.specificity,
     )
     print(found)
     if options.out:
@@ -34,6 +58,44 @@ def _evaluate(options):
 
         roc_figure(found, found.save(options.out) / "roc.png")
         print(options.out)
+
+
+def add_compare(commands):
+    command = add_command(commands, "compare", _compare, "compare runs on the same images, corrected for their number")
+    command.add_argument(
+        "run_folders", nargs="+", metavar="RUN", help="two or more, such as runs/b0/run-0 or runs/split"
+    )
+    command.add_argument(
+        "--data",
+        metavar="PREPARED",
+        help="images to compare on; without it, the logits that evaluate --calibrate stored",
+    )
+    command.add_argument("--split", default="validation", choices=SPLITS, help="of --data")
+    command.add_argument("--passes", type=int, default=1, metavar="N", help="draws to average over")
+    command.add_argument("--measure", default="auc", choices=MEASURES, help="what to compare")
+    command.add_argument(
+        "--method",
+        default="auto",
+        choices=("auto", "delong", "bootstrap"),
+        help="DeLong's test where no group holds two images, else a paired bootstrap that draws groups whole",
+    )
+    command.add_argument("--out", metavar="FILE", help="also write it as JSON")
+
+
+def _compare(options):
+    if len(options.run_folders) < 2:
+        raise ValueError(f"compare takes two runs or more. Received: {options.run_folders[0]}")
+    if options.out:
+        place_for(options.out)
+    found = keras_stoch.compare(
+        *(options.run_folders, options.data, None if options.split == "all" else options.split),
+        passes=options.passes,
+        measure=options.measure,
+        method=options.method,
+    )
+    print(found)
+    if options.out:
+        print(found.save(options.out))
 
 
 def add_predict(commands):

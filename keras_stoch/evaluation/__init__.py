@@ -4,10 +4,12 @@ from importlib import import_module
 
 _EXPORTS = {
     "AveragedPasses": "predictions",
-    "Evaluation": "metrics",
+    "Evaluation": "assessment",
     "bootstrap_auc": "metrics",
+    "Calibration": "calibration",
+    "compare": "comparison",
     "draw_logits": "predictions",
-    "evaluate": "metrics",
+    "evaluate": "assessment",
     "mean_logit": "predictions",
     "predict": "predictions",
     "predict_photographs": "predictions",

@@ -1,131 +1,180 @@
-"""How good predictions are: ROC AUC with an interval, and sensitivities. Section 5.1.5 of the paper."""
+"""How good scores and probabilities are, as numbers of plain arrays, and intervals that draw groups whole.
 
-import json
+Section 5.1.5 of the paper, and what a reader of a medical journal asks for beside it: calibration, operating points.
+"""
+
 import math
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from keras_stoch.contracts import input_sizes
-from keras_stoch.data.pipeline import Pipeline, damage_named
-from keras_stoch.evaluation.predictions import draw_logits, mean_logit
-from keras_stoch.files import write_atomically
-from keras_stoch.training.runs import loaded
+ECE_BINS = 15  # of equal width, as in Guo et al., On Calibration of Modern Neural Networks, 2017
+MIN_SENSITIVITY = 0.8  # from which the partial area counts, as in ISIC 2024
+CALIBRATED = ("brier", "log_loss", "ece", "ece_equal_mass")  # what depends on the temperature
+TITLES = {
+    "auc": "ROC AUC",
+    "partial_auc": f"partial AUC above {MIN_SENSITIVITY:.0%} sensitivity (at most {1 - MIN_SENSITIVITY:.1f})",
+    "average_precision": "average precision",
+    "brier": "Brier score",
+    "log_loss": "log loss",
+    "ece": f"calibration error, {ECE_BINS} bins of equal width",
+    "ece_equal_mass": f"calibration error, {ECE_BINS} bins of equal mass",
+    "sensitivity": "sensitivity at the threshold",
+    "specificity": "specificity at the threshold",
+    "ppv": "positive predictive value",
+    "npv": "negative predictive value",
+}
 
 
-@dataclass
-class Evaluation:
-    """How well a model tells the classes apart.
+class Measures:
+    """All measures of one set of images, prepared so that thousands of weightings of it cost little.
 
-    Attributes:
-        images: DataFrame with target, probability (mean over the draws), spread (standard deviation over the draws; an
-            uncertainty that the model itself tells) and what else the manifest knows.
-        auc: exact area under the ROC curve.
-        interval: its 95% bootstrap interval; groups (lesion, patient) are drawn whole.
-        curve: DataFrame of the ROC curve: false_positive_rate, true_positive_rate, threshold.
-        sensitivity: dict from specificity to the sensitivity that is reached there.
-        passes: draws averaged over.
-    """
-
-    images: pd.DataFrame
-    auc: float
-    interval: tuple[float, float]
-    curve: pd.DataFrame
-    sensitivity: dict[float, float]
-    passes: int
-
-    def __str__(self):
-        lines = [
-            f"ROC AUC {self.auc:.4f}, 95% interval {self.interval[0]:.4f} to {self.interval[1]:.4f}, "
-            f"{len(self.images)} images, {int(self.images['target'].sum())} malignant, "
-            f"{self.passes} draw{'s' * (self.passes > 1)}"
-        ]
-        lines += [f"sensitivity {value:.1%} at specificity {at:.0%}" for at, value in self.sensitivity.items()]
-        if self.passes > 1:
-            lines.append(f"mean spread over draws {self.images['spread'].mean():.4f}")
-        return "\n".join(lines)
-
-    def save(self, folder) -> Path:
-        """Writes predictions.csv, roc.csv and evaluation.json."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "predictions.csv", self.images.to_csv(index=False, lineterminator="\n"))
-        write_atomically(folder / "roc.csv", self.curve.to_csv(index=False, lineterminator="\n"))
-        record = {
-            "auc": self.auc,
-            "interval": list(self.interval),
-            "sensitivity": {str(at): value for at, value in self.sensitivity.items()},
-            "passes": self.passes,
-            "images": len(self.images),
-        }
-        write_atomically(folder / "evaluation.json", json.dumps(record, indent=1) + "\n")
-        return folder
-
-
-def evaluate(
-    model,
-    data,
-    split: str | None = "validation",
-    *,
-    root=None,
-    passes: int = 1,
-    batch_size: int = 32,
-    specificities=(0.8, 0.9, 0.95),
-    bootstraps: int = 2000,
-    seed: int = 0,
-) -> Evaluation:
-    """Evaluates a model on a prepared folder.
+    auc: area under the ROC curve. partial_auc: the part of it above 80% sensitivity, ISIC 2024's measure: between 0 and
+    0.2, by chance 0.02. average_precision: precision weighted by the steps of recall. brier and log_loss: of the
+    probabilities. ece: expected calibration error, the mean over images of |mean probability - share of malignant
+    images| of their bin; 15 bins of equal width. ece_equal_mass: the same, with 15 bins of as many images each, as far
+    as equal probabilities allow. With a threshold: sensitivity, specificity, ppv, npv.
 
     Args:
-        model: a model with one logit as output, or the folder of a run (its best weights are taken).
-        data: prepared folder, or the DataFrame of a manifest.
-        split: of the manifest; None for all images.
-        root: folder that the files of a DataFrame are in.
-        passes: draws of the windows to average over.
-        batch_size: images at once.
-        specificities: at which to tell the sensitivity.
-        bootstraps: resamples for the interval.
-        seed: of the resamples. The draws of the windows are the model's own.
+        targets: (images,) of 0 and 1.
+        logits: (images,), by which they are ranked.
+        temperature: that logits are divided by to become probabilities.
+        threshold: logit from which on an image counts as malignant; None leaves decisions out.
+    """
+
+    def __init__(self, targets, logits, temperature: float = 1.0, threshold: float | None = None):
+        logits = np.asarray(logits, np.float64)
+        self.order = np.argsort(logits, kind="stable")
+        ascending = logits[self.order]
+        self.positive = np.asarray(targets)[self.order] == 1
+        # Where the next distinct score begins: equal scores are told apart by no threshold.
+        self.starts = np.flatnonzero(np.r_[True, ascending[1:] != ascending[:-1]])
+        self.probabilities = expit(ascending / temperature)
+        scaled = ascending / temperature
+        self.losses = np.logaddexp(0, np.where(self.positive, -scaled, scaled))
+        self.bins = {
+            "ece": _starts(equal_width_bins(self.probabilities)),
+            "ece_equal_mass": _starts(equal_mass_bins(self.probabilities)),
+        }
+        self.called = None if threshold is None else ascending >= threshold
+
+    def __call__(self, weights=None) -> dict[str, np.ndarray]:
+        """Measures by name, NaN where undefined.
+
+        Args:
+            weights: (..., images), how often each image counts; once if None.
+
+        Returns:
+            float64 arrays (...).
+        """
+        weights = np.ones(len(self.order)) if weights is None else np.asarray(weights, np.float64)
+        weights = weights[..., self.order]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self._ranked(weights) | self._calibrated(weights) | self._decided(weights)
+
+    def _ranked(self, weights):
+        positive = np.add.reduceat(weights * self.positive, self.starts, axis=-1)
+        negative = np.add.reduceat(weights * ~self.positive, self.starts, axis=-1)
+        positives, negatives = positive.sum(-1), negative.sum(-1)
+        below = np.cumsum(negative, -1)
+        wins = (positive * (below - negative / 2)).sum(-1)  # pairs in the right order; ties count half
+        # Of the malignant, the share that a threshold misses, and of the benign the share that it spares: from 0 up.
+        zero = np.zeros((*weights.shape[:-1], 1))
+        missed = np.concatenate([zero, np.cumsum(positive, -1) / positives[..., None]], -1)
+        spared = np.concatenate([zero, below / negatives[..., None]], -1)
+        limit = 1 - MIN_SENSITIVITY
+        widths = np.diff(np.minimum(missed, limit), axis=-1)
+        steps = np.diff(missed, axis=-1)
+        # Heights at the middle of what is left of each step: the curve is straight in between.
+        used = np.divide(widths, steps, out=np.zeros_like(steps), where=steps > 0)
+        heights = spared[..., :-1] + np.diff(spared, axis=-1) * used / 2
+        from_top = np.cumsum(positive[..., ::-1], -1), np.cumsum((positive + negative)[..., ::-1], -1)
+        precision = np.divide(*from_top, out=np.zeros_like(from_top[0]), where=from_top[1] > 0)
+        both = (positives > 0) & (negatives > 0)
+        return {
+            "auc": np.where(both, wins / (positives * negatives), np.nan),
+            "partial_auc": np.where(both, (widths * heights).sum(-1), np.nan),
+            "average_precision": (precision * positive[..., ::-1]).sum(-1) / positives,
+        }
+
+    def _calibrated(self, weights):
+        total = weights.sum(-1)
+        excess = weights * (self.probabilities - self.positive)
+        found = {
+            "brier": (weights * np.square(self.probabilities - self.positive)).sum(-1) / total,
+            "log_loss": (weights * self.losses).sum(-1) / total,
+        }
+        return found | {
+            name: np.abs(np.add.reduceat(excess, starts, axis=-1)).sum(-1) / total for name, starts in self.bins.items()
+        }
+
+    def _decided(self, weights):
+        if self.called is None:
+            return {}
+        true = (weights * (self.called & self.positive)).sum(-1)
+        false = (weights * (self.called & ~self.positive)).sum(-1)
+        positives, total = (weights * self.positive).sum(-1), weights.sum(-1)
+        spared = total - positives - false
+        return {
+            "sensitivity": true / positives,
+            "specificity": spared / (total - positives),
+            "ppv": true / (true + false),
+            "npv": spared / (total - true - false),
+        }
+
+
+def measure(
+    targets, logits, groups=None, *, temperature=1.0, threshold=None, bootstraps: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Every measure of `Measures` with its 95% bootstrap interval.
+
+    Args:
+        targets, logits, temperature, threshold: see `Measures`.
+        groups: (images,); groups are drawn whole, because their images are not independent. Single images if None.
+        bootstraps: resamples.
+        seed: int.
 
     Returns:
-        `Evaluation`.
-
-    Raises:
-        ValueError: if the split is empty or has one class only, or for arguments out of range.
+        DataFrame by measure: value, low, high, undefined (resamples in which the measure does not exist, for instance
+        because they hold one class only; the interval is that of the others).
     """
-    from sklearn.metrics import roc_curve
+    of = Measures(targets, logits, temperature, threshold)
+    found = [of(weights) for weights in resamples(numbered(groups, len(targets)), bootstraps, seed)]
+    rows = {}
+    for name, value in of().items():
+        resampled = np.concatenate([part[name] for part in found])
+        rows[name] = {"value": float(value), **interval(resampled), "undefined": int(np.isnan(resampled).sum())}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("measure")
 
-    if not all(0 < at < 1 for at in specificities):
-        raise ValueError(f"specificities must lie between 0 and 1. Received: {specificities!r}")
-    if not isinstance(bootstraps, int) or bootstraps < 1:
-        raise ValueError(f"bootstraps must be an integer of at least 1. Received: {bootstraps!r}")
-    model = loaded(model)
-    low_res, high_res = input_sizes(model)
-    pipeline = Pipeline(data, split, batch_size=batch_size, low_res=low_res, high_res=high_res, root=root)
-    targets = pipeline.targets.astype(int)
-    if len(set(targets)) < 2:
-        raise ValueError(f"A ROC curve needs both classes. Received: {len(targets)} images with target {targets[0]}")
-    with damage_named(pipeline.files):
-        logits = draw_logits(model, (inputs for inputs, _ in pipeline.epoch(0)), passes)
-    draws, scores = expit(logits), mean_logit(logits)
-    images = pipeline.rows.drop(columns=["hash", "split"], errors="ignore").reset_index(drop=True)
-    images["probability"], images["spread"] = draws.mean(1), draws.std(1)
-    # Ranked by logits: probabilities of a model that is very sure are all 0 or 1, and tell no more.
-    # All thresholds: the ones that lie on a straight piece of the curve are operating points too.
-    false, true, thresholds = roc_curve(targets, scores, drop_intermediate=False)
-    groups = images["group"] if "group" in images else np.arange(len(images))
-    resampled = bootstrap_auc(targets, scores, groups, bootstraps, seed)
-    return Evaluation(
-        images,
-        auc=float(np.trapezoid(true, false)),
-        interval=tuple(float(x) for x in np.nanpercentile(resampled, [2.5, 97.5])),
-        curve=pd.DataFrame({"false_positive_rate": false, "true_positive_rate": true, "threshold": expit(thresholds)}),
-        sensitivity={float(at): float(true[false <= 1 - at + 1e-12].max()) for at in specificities},
-        passes=passes,
-    )
+
+def interval(resampled) -> dict[str, float]:
+    """{"low", "high"} of the 95% percentile interval; NaN where nothing is defined."""
+    resampled = np.asarray(resampled)
+    if np.isnan(resampled).all():
+        return {"low": math.nan, "high": math.nan}
+    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    return {"low": float(low), "high": float(high)}
+
+
+def resamples(groups, bootstraps: int, seed: int = 0, strata=None):
+    """Weights of resampled images, (some, images) at a time, `bootstraps` rows altogether.
+
+    Args:
+        groups: (images,) of integers from 0 on; groups are drawn whole.
+        strata: (groups,) of integers; as many groups are drawn of each as it has. All are one if None.
+    """
+    rng = np.random.default_rng(seed)
+    number = int(groups.max()) + 1
+    members = [np.arange(number)] if strata is None else [np.flatnonzero(strata == s) for s in np.unique(strata)]
+    rows = max(1, 2**21 // max(len(groups), 1))  # bounds the memory
+    for start in range(0, bootstraps, rows):
+        some = min(rows, bootstraps - start)
+        counts = np.zeros(some * number, np.int64)
+        for groups_of in members:
+            drawn = groups_of[rng.integers(len(groups_of), size=(some, len(groups_of)))]
+            counts += np.bincount((drawn + number * np.arange(some)[:, None]).ravel(), minlength=some * number)
+        yield counts.reshape(some, number)[:, groups].astype(np.float64)
 
 
 def bootstrap_auc(targets, scores, groups=None, bootstraps: int = 2000, seed: int = 0) -> np.ndarray:
@@ -138,20 +187,9 @@ def bootstrap_auc(targets, scores, groups=None, bootstraps: int = 2000, seed: in
         bootstraps: resamples.
         seed: int.
     """
-    targets, scores = np.asarray(targets), np.asarray(scores, np.float64)
-    groups = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    number = groups.max() + 1
-    rng = np.random.default_rng(seed)
-    rank = np.unique(scores, return_inverse=True)[1]  # equal scores share a rank
-    positive = targets == 1
-    found = np.empty(bootstraps)
-    for n in range(bootstraps):
-        weights = np.bincount(rng.integers(number, size=number), minlength=number)[groups]
-        of_rank = [np.bincount(rank, weights * side, minlength=rank.max() + 1) for side in (positive, ~positive)]
-        wins = of_rank[0] @ (np.cumsum(of_rank[1]) - of_rank[1] / 2)  # pairs in the right order; ties count half
-        total = of_rank[0].sum() * of_rank[1].sum()
-        found[n] = wins / total if total else np.nan
-    return found
+    of = Measures(targets, scores)
+    parts = [of(weights)["auc"] for weights in resamples(numbered(groups, len(targets)), bootstraps, seed)]
+    return np.concatenate(parts)
 
 
 def roc_auc(targets, scores) -> float:
@@ -162,3 +200,28 @@ def roc_auc(targets, scores) -> float:
     if len(np.unique(targets)) < 2 or np.isnan(scores).any():
         return math.nan
     return float(roc_auc_score(targets, np.asarray(scores, np.float64).ravel()))
+
+
+def equal_width_bins(probabilities, bins: int = ECE_BINS) -> np.ndarray:
+    """Numbers of the bins ((n - 1) / bins, n / bins], the first with 0 too: int array (images,)."""
+    return np.clip(np.ceil(np.asarray(probabilities) * bins).astype(int) - 1, 0, bins - 1)
+
+
+def equal_mass_bins(probabilities, bins: int = ECE_BINS) -> np.ndarray:
+    """Numbers of bins that hold as many images each, as far as equal probabilities, which share one, allow."""
+    probabilities = np.asarray(probabilities)
+    _, first, rank = np.unique(np.sort(probabilities), return_index=True, return_inverse=True)
+    of_sorted = first[rank] * bins // len(probabilities)
+    found = np.empty(len(probabilities), int)
+    found[np.argsort(probabilities, kind="stable")] = of_sorted
+    return found
+
+
+def _starts(numbers) -> np.ndarray:
+    """Where each bin begins, of numbers that ascend."""
+    return np.flatnonzero(np.r_[True, np.diff(numbers) != 0])
+
+
+def numbered(groups, count: int) -> np.ndarray:
+    """Groups as integers from 0 on; every image its own if None."""
+    return np.arange(count) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]

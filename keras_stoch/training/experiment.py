@@ -76,7 +76,7 @@ def run(out="runs/experiment", settings: Experiment | None = None, progress=Fals
 
 def collect(out, settings: Experiment) -> pd.DataFrame:
     """The table, from the runs below `out`."""
-    from keras_stoch.evaluation.metrics import evaluate
+    from keras_stoch.evaluation.assessment import evaluate
 
     out, rows = Path(out), []
     for model in settings.models:

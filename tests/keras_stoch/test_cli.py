@@ -175,6 +175,7 @@ def test_every_subcommand_has_help(capsys):
         "augment",
         "fit",
         "evaluate",
+        "compare",
         "predict",
         "export",
         "experiment",

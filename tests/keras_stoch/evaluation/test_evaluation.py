@@ -7,7 +7,8 @@ from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
 import keras_stoch
-from keras_stoch.evaluation import metrics, predictions
+from keras_stoch.evaluation import predictions
+from keras_stoch.evaluation import scores as scores_module
 from keras_stoch.evaluation.metrics import bootstrap_auc
 from keras_stoch.evaluation.predictions import mean_logit
 
@@ -33,8 +34,8 @@ def test_a_sure_model_is_ranked_by_its_logits(monkeypatch, tmp_path, passes):
     data = keras_stoch.write_lesions(tmp_path / "lesions", 60, size=64)
     held = pd.read_csv(data / "manifest.csv").query("split == 'validation'")
     scores = np.random.default_rng(0).normal(-2000, 50, len(held)) + 40 * held["target"].to_numpy()
-    monkeypatch.setattr(metrics, "input_sizes", lambda model: (32, None))
-    monkeypatch.setattr(metrics, "draw_logits", lambda *_: np.repeat(scores[:, None], passes, 1))
+    monkeypatch.setattr(scores_module, "input_sizes", lambda model: (32, None))
+    monkeypatch.setattr(scores_module, "draw_logits", lambda *_: np.repeat(scores[:, None], passes, 1))
     found = keras_stoch.evaluate(object(), data, passes=passes, bootstraps=20)
     assert (found.images["probability"] == 0).all()
     assert found.auc == pytest.approx(roc_auc_score(held["target"], scores))
@@ -61,8 +62,8 @@ def test_sensitivity_with_many_ties_and_a_dataframe(monkeypatch, tmp_path):
     data = keras_stoch.write_lesions(tmp_path / "lesions", 20, size=64)
     manifest = pd.read_csv(data / "manifest.csv").assign(split="validation")
     scores = np.repeat(np.arange(10.0), 2)
-    monkeypatch.setattr(metrics, "input_sizes", lambda model: (32, None))
-    monkeypatch.setattr(metrics, "draw_logits", lambda *_: scores[:, None])
+    monkeypatch.setattr(scores_module, "input_sizes", lambda model: (32, None))
+    monkeypatch.setattr(scores_module, "draw_logits", lambda *_: scores[:, None])
     found = keras_stoch.evaluate(object(), manifest, root=data, bootstraps=5)
     assert found.sensitivity[0.8] == pytest.approx(0.2)
 
