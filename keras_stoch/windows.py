@@ -77,4 +77,28 @@ def replica_seed(seed):
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return None
+    if hasattr(seed, "next_of_all"):  # of `draw_per_replica`
+        return tf.cast(seed.next(), tf.int32)
     return tf.random.experimental.stateless_fold_in(tf.cast(seed.next(), tf.int32), context.replica_id_in_sync_group)
+
+
+def draw_per_replica(generator: keras.random.SeedGenerator):
+    """Lets every replica of a tf.distribute strategy draw its own from a generator that Keras's own layers use.
+
+    Layers of this package do so by themselves, see `replica_seed`.
+    """
+    if hasattr(generator, "next_of_all"):
+        return
+    generator.next_of_all = generator.next
+
+    def next_of_replica(ordered=True):
+        import tensorflow as tf
+
+        seed = generator.next_of_all(ordered)
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return seed
+        folded = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int32), context.replica_id_in_sync_group)
+        return tf.cast(folded, seed.dtype)
+
+    generator.next = next_of_replica

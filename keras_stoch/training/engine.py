@@ -25,14 +25,18 @@ class Engine:
         import keras
         import tensorflow as tf
 
+        from keras_stoch.windows import draw_per_replica
+
         self.recipe, self.strategy = recipe, strategy
         with strategy.scope():
             self.model = build()
             layers = list(self.model._flatten_layers())  # those of nested models too
-            if recipe.sync_batch_norm and strategy.num_replicas_in_sync > 1:
+            if strategy.num_replicas_in_sync > 1:
                 for layer in layers:
-                    if isinstance(layer, keras.layers.BatchNormalization):
+                    if recipe.sync_batch_norm and isinstance(layer, keras.layers.BatchNormalization):
                         layer.synchronized = True
+                    for generator in layer._seed_generators:
+                        draw_per_replica(generator)
             optimizer = keras.optimizers.RMSprop(
                 recipe.learning_rate, rho=recipe.rho, momentum=recipe.momentum, epsilon=recipe.epsilon
             )
@@ -47,6 +51,7 @@ class Engine:
 
     def _train_step(self, batch):
         """(loss, logits, targets) of one global batch, after one step of the optimiser."""
+        import keras
         import tensorflow as tf
 
         def replica(inputs, targets, draws):
@@ -61,13 +66,31 @@ class Engine:
                     loss += tf.add_n(extra) / self.strategy.num_replicas_in_sync
                 scaled = self.optimizer.scale_loss(loss)
             variables = self.model.trainable_variables
-            self.optimizer.apply(tape.gradient(scaled, [v.value for v in variables]), variables)
+            gradients = tape.gradient(scaled, [v.value for v in variables])
+            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+                gradients = self._agreed(gradients)
+            self.optimizer.apply(gradients, variables)
             return loss, logits, targets
 
         draws = batch[2] if len(batch) == 3 else {}
         loss, logits, targets = self.strategy.run(replica, (batch[0], batch[1], draws))
         total = self.strategy.reduce("SUM", loss, axis=None)
         return total, self.strategy.gather(logits, 0), self.strategy.gather(targets, 0)
+
+    def _agreed(self, gradients):
+        """Their mean over the replicas, on all of them.
+
+        Keras's LossScaleOptimizer asks one replica whether its gradients are finite, before it sums those of all, and
+        takes the answer for all. The sum of the means that it then makes is the sum of the gradients.
+        """
+        import tensorflow as tf
+
+        replicas = self.strategy.num_replicas_in_sync
+        if replicas == 1:
+            return gradients
+        there = [gradient for gradient in gradients if gradient is not None]
+        summed = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, there))
+        return [None if gradient is None else next(summed) / replicas for gradient in gradients]
 
     def _validation_step(self, batch):
         """(scores, targets, weights) of one global batch; scores are logits (of the mean probability)."""

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_stoch
+from keras_stoch.layers import Dropout
 from keras_stoch.training.engine import Engine
 from keras_stoch.training.recipe import Recipe
 from keras_stoch.training.strategies import get_strategy, is_chief
@@ -86,8 +87,6 @@ def test_replicas_draw_differently(given, mirrored):
 
 
 def test_drop_masks_of_replicas_drop_whole_images_at_the_rate(mirrored):
-    from keras_stoch.layers import Dropout
-
     with mirrored.scope():
         layer = Dropout(0.3, noise_shape=(None, 1, 1))
         layer.build((None, 2, 2))
@@ -98,6 +97,130 @@ def test_drop_masks_of_replicas_drop_whole_images_at_the_rate(mirrored):
         assert (kept == kept[:, :1, :1]).all()
         np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.7], rtol=1e-6)
         assert abs((kept[:, 0, 0] > 0).mean() - 0.7) < 4 * np.sqrt(0.3 * 0.7 / 4000)
+
+
+RANDOM_LAYERS = {
+    "Dropout": lambda: keras.layers.Dropout(0.5),
+    "SpatialDropout2D": lambda: keras.layers.SpatialDropout2D(0.5),
+    "GaussianDropout": lambda: keras.layers.GaussianDropout(0.5),
+    "GaussianNoise": lambda: keras.layers.GaussianNoise(1.0),
+    "AlphaDropout": lambda: keras.layers.AlphaDropout(0.5),
+    "RandomFlip": lambda: keras.layers.RandomFlip(),
+    "RandomRotation": lambda: keras.layers.RandomRotation(0.5),
+    "RandomBrightness": lambda: keras.layers.RandomBrightness(0.9),
+    "RandomTranslation": lambda: keras.layers.RandomTranslation(0.5, 0.5),
+    "Pipeline": lambda: keras.layers.Pipeline([keras.layers.RandomRotation(0.5)]),
+    "nested": lambda: keras.Sequential([keras.Sequential([keras.layers.GaussianNoise(1.0)])]),
+    "ours": lambda: Dropout(0.5),
+    "shared": lambda: SharedNoise(),
+}
+
+
+class SharedNoise(keras.layers.Layer):
+    """Draws twice from one generator of its own: one by a layer inside, one by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.seed = keras.random.SeedGenerator(1)
+        self.inside = keras.layers.GaussianNoise(1.0, seed=2)
+
+    def call(self, inputs, training=False):
+        return self.inside(inputs, training=training) + keras.random.normal(keras.ops.shape(inputs), seed=self.seed)
+
+
+@pytest.mark.parametrize("name", RANDOM_LAYERS)
+def test_replicas_draw_differently_in_keras_own_layers(name, mirrored):
+    def model():
+        inputs = keras.Input((12, 12, 3))
+        x = RANDOM_LAYERS[name]()(inputs)
+        return keras.Model(inputs, keras.layers.Dense(1, kernel_initializer="ones")(keras.layers.Flatten()(x)))
+
+    engine = Engine(model, Recipe(**RECIPE), mirrored)
+    images = tf.random.stateless_uniform((16, 12, 12, 3), (1, 2), 0, 255)
+    step = tf.function(lambda: mirrored.run(lambda: engine.model.layers[1](images, training=True)))
+    first, second = (value.numpy() for value in mirrored.experimental_local_results(step()))
+    assert np.abs(first - second).max() > 1e-3
+    again = mirrored.experimental_local_results(step())[0].numpy()
+    assert np.abs(again - first).max() > 1e-3  # and differently the next time
+    state = engine.state()  # one state, whatever the number of replicas
+    engine.restore(state)
+    third = mirrored.experimental_local_results(step())[1].numpy()
+    engine.restore(state)
+    np.testing.assert_array_equal(mirrored.experimental_local_results(step())[1].numpy(), third)
+
+
+def overflowing(replica):
+    """A batch of 8 images of which one, seen by this replica, is too large for float16 gradients; and a good one."""
+    images = np.ones((8, 4), np.float32)
+    good = images.copy()
+    images[replica * 4] = 60000.0
+    targets = np.float32(np.arange(8) % 2)
+    return (images, targets), (good, targets)
+
+
+def half_model():
+    """One dense layer in float16 whose gradient is the input times the scale."""
+    inputs = keras.Input((4,), dtype="float32")
+    outputs = keras.layers.Dense(1, dtype="mixed_float16", kernel_initializer="zeros")(inputs)
+    return keras.Model(inputs, outputs)
+
+
+@pytest.mark.parametrize("replica", [0, 1])
+def test_an_overflow_on_any_replica_skips_the_step_on_all(replica, mirrored):
+    engine = Engine(half_model, Recipe(**RECIPE), mirrored)
+
+    def step(batch):
+        parts = list(tf.data.Dataset.from_tensor_slices(batch).batch(4))
+        values = [
+            mirrored.experimental_distribute_values_from_function(
+                lambda context, n=n: parts[context.replica_id_in_sync_group][n]
+            )
+            for n in range(2)
+        ]
+        engine.train_step(tuple(values))
+
+    def replicas(variable):
+        return [value.numpy() for value in mirrored.experimental_local_results(variable.value)]
+
+    bad, good = overflowing(replica)
+    kernel, scale = engine.model.trainable_variables[0], engine.optimizer.dynamic_scale
+    step(bad)
+    assert all((value == 0).all() for value in replicas(kernel))
+    assert replicas(scale) == [2.0**14, 2.0**14]
+    assert all(int(np.asarray(v)) == 0 for v in replicas(engine.optimizer.inner_optimizer.iterations))
+    step(good)
+    first, second = replicas(kernel)
+    assert np.isfinite(first).all()
+    np.testing.assert_array_equal(first, second)
+    assert replicas(scale) == [2.0**14, 2.0**14]
+
+
+def test_half_precision_on_replicas_takes_the_steps_of_one_device(mirrored):
+    """Gradients are summed once, and not once for each replica."""
+    rng = np.random.default_rng(0)
+    batch = rng.normal(size=(8, 4)).astype("float32"), np.float32(np.arange(8) % 2)
+    one = Engine(half_model, Recipe(**RECIPE), get_strategy("one")[0])
+    two = Engine(half_model, Recipe(**RECIPE), mirrored)
+    halves = [
+        mirrored.experimental_distribute_values_from_function(
+            lambda context, value=value: value[context.replica_id_in_sync_group * 4 :][:4]
+        )
+        for value in map(tf.constant, batch)
+    ]
+    for _ in range(3):
+        one.train_step(tuple(map(tf.constant, batch)))
+        two.train_step(tuple(halves))
+    # RMSprop hides a constant factor on gradients; its average of their squares does not.
+    for a, b in zip(one.optimizer.variables, two.optimizer.variables, strict=True):
+        np.testing.assert_allclose(np.asarray(b), np.asarray(a), rtol=2e-3, atol=1e-6)
+
+
+def test_what_can_not_be_done_with_replicas_is_refused(mirrored, lesions, tmp_path):
+    with pytest.raises(ValueError, match="jit_compile=True is for one device; .* 2 replicas"):
+        keras_stoch.fit("b0", lesions, tmp_path, strategy=mirrored, batch_size=16, low_res=32, jit_compile=True)
+    with pytest.raises(ValueError, match="For several replicas, pass a function that builds the model"):
+        keras_stoch.fit(build(), lesions, tmp_path, strategy=mirrored, batch_size=16)
+    assert not list(tmp_path.iterdir())
 
 
 def test_batch_norm_of_a_nested_model_is_synchronised(mirrored):
