@@ -1,25 +1,32 @@
 """The command line: `keras-stoch ...`, a thin face over the library's functions.
 
-Exit codes: 0 done, 2 a wrong argument or bad input, 3 training diverged, 130 interrupted; 1, with a traceback, an error
-of the program itself.
+Exit codes: 0 done, 2 a wrong argument or bad input, 3 training diverged, 130 interrupted, 143 terminated; 1, with a
+traceback, an error of the program itself.
 """
 
-import argparse
+import contextlib
 import os
 import sys
+import warnings
 
+import keras_stoch
 from keras_stoch.commands import data, evaluation, models, serving, training
+from keras_stoch.commands.options import Parser, in_options
+from keras_stoch.files import given_command
+from keras_stoch.training.interrupts import Terminated
 from keras_stoch.training.recipe import TrainingDiverged
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> Parser:
+    parser = Parser(
         prog="keras-stoch",
         description="Stochastic convolutions in Keras: prepare photographs, train, evaluate, serve.",
-        epilog="Exit codes: 0 done, 2 a wrong argument or bad input, 3 training diverged, 130 interrupted; 1, with a "
-        "traceback, an error of the program itself.",
+        epilog="Exit codes: 0 done, 2 a wrong argument or bad input, 3 training diverged, 130 interrupted, 143 "
+        "terminated; 1, with a traceback, an error of the program itself.",
+        allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"keras-stoch {keras_stoch.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for add in (
         data.add_prepare,
         data.add_audit,
@@ -39,20 +46,51 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments=None) -> int:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notices about its build are not the user's
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's notices about its build are not the user's
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = make_parser().parse_args(arguments)
+    token = given_command.set(["keras-stoch", *map(str, arguments)])
+    goes_on = "; the same command goes on where this one stopped" if options.resumes else ""
     try:
-        return options.run(options) or 0
+        with _warnings_in_a_line():
+            return options.run(options) or 0
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_options(_sentence(error), options.parser)}", file=sys.stderr)
         return 2
     except TrainingDiverged as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        print(f"stopped: {in_options(str(error), options.parser)}", file=sys.stderr)
         return 3
     except KeyboardInterrupt:
-        more = "; the same command goes on where this one stopped" if options.resumes else ""
-        print(f"interrupted{more}", file=sys.stderr)
+        print(f"interrupted{goes_on}", file=sys.stderr)
         return 130
+    except Terminated as error:
+        print(f"terminated{goes_on}", file=sys.stderr)
+        return error.code
+    except Exception as error:
+        if "No space left on device" not in str(error):
+            raise
+        print("error: No space left on device", file=sys.stderr)
+        return 2
+    finally:
+        given_command.reset(token)
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says, without the number that the system gives it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
+
+
+@contextlib.contextmanager
+def _warnings_in_a_line():
+    """Warnings are told as sentences, without the line of the program that they come from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 if __name__ == "__main__":

@@ -1,6 +1,13 @@
 """Commands on data: prepare, audit, lesions, augment."""
 
-from keras_stoch.commands.options import add_command, add_malignant, add_split, bar_wanted, malignant_rule, place_for
+from keras_stoch.commands.options import (
+    add_command,
+    add_malignant,
+    add_split,
+    load_tensorflow,
+    malignant_rule,
+    place_for,
+)
 
 
 def add_prepare(commands):
@@ -31,6 +38,8 @@ def _prepare(options):
     settings = Settings(
         *(options.size, options.min_side, options.crop_over, options.crop_to, options.format, options.quality)
     )
+    if options.shards:
+        load_tensorflow()
     record = prepare(
         options.raw,
         options.labels,
@@ -43,7 +52,7 @@ def _prepare(options):
         seed=options.seed,
         shards=options.shards,
         workers=options.workers,
-        progress=bar_wanted(),
+        progress=not options.quiet,
     )
     print(describe(record))
     print(f"{options.out}/manifest.csv and prepare.json tell the rest")
@@ -62,8 +71,12 @@ def add_audit(commands):
 
 def _audit(options):
     from keras_stoch.data.audit import audit
-    from keras_stoch.data.labels import read_labels
+    from keras_stoch.data.labels import label_files, read_labels
+    from keras_stoch.data.photographs import check_folder
 
+    label_files(options.labels)
+    if options.images:
+        check_folder(options.images)
     if options.json:
         place_for(options.json)
     found = audit(
@@ -72,7 +85,7 @@ def _audit(options):
         validation=options.validation,
         split=options.split,
         seed=options.seed,
-        progress=bar_wanted(),
+        progress=not options.quiet,
     )
     print(found)
     if options.json:
@@ -105,7 +118,7 @@ def _lesions(options):
             strength=options.strength,
             validation=options.validation,
             seed=options.seed,
-            progress=bar_wanted(),
+            progress=not options.quiet,
         )
     )
     if options.figure:
@@ -126,7 +139,10 @@ def add_augment(commands):
 
 def _augment(options):
     from keras_stoch.evaluation.figures import augmentation_figure
+    from keras_stoch.files import check_prepared
 
+    check_prepared(options.data)
+    load_tensorflow()
     print(
         augmentation_figure(
             *(options.data, place_for(options.out)),

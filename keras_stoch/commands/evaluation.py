@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 import keras_stoch
-from keras_stoch.commands.options import add_command, place_for
+from keras_stoch.commands.options import add_command, load_tensorflow, place_for
+from keras_stoch.files import check_no_file, check_prepared, write_atomically
+from keras_stoch.training.runs import check_run, check_runs
 
 SPLITS = ("train", "validation", "all")
 MEASURES = ("auc", "partial_auc", "average_precision", "brier", "log_loss")
@@ -44,6 +46,11 @@ def _evaluate(options):
     for name in ("sensitivity", "specificity"):
         if getattr(options, name) is not None and options.calibrate is None:
             raise ValueError(f"--{name} chooses a threshold, which needs --calibrate SPLIT to choose it on")
+    check_runs(options.run_folder, passes=options.passes)
+    check_prepared(options.data)
+    if options.out:
+        check_no_file(options.out)
+    load_tensorflow()
     found = keras_stoch.evaluate(
         *(options.run_folder, options.data, None if options.split == "all" else options.split),
         passes=options.passes,
@@ -51,6 +58,7 @@ def _evaluate(options):
         calibrate=options.calibrate,
         sensitivity=options.sensitivity,
         specificity=options.specificity,
+        progress=not options.quiet,
     )
     print(found)
     if options.out:
@@ -85,8 +93,13 @@ def add_compare(commands):
 def _compare(options):
     if len(options.run_folders) < 2:
         raise ValueError(f"compare takes two runs or more. Received: {options.run_folders[0]}")
+    for folder in options.run_folders:
+        check_runs(folder)
+    if options.data:
+        check_prepared(options.data)
     if options.out:
         place_for(options.out)
+    load_tensorflow()
     found = keras_stoch.compare(
         *(options.run_folders, options.data, None if options.split == "all" else options.split),
         passes=options.passes,
@@ -108,8 +121,8 @@ def add_predict(commands):
 
 def _predict(options):
     from keras_stoch.data.photographs import SUFFIXES
-    from keras_stoch.files import write_atomically
 
+    check_run(options.run_folder, passes=options.passes)
     paths = []
     for given in map(Path, options.images):
         if not given.exists():
@@ -122,7 +135,10 @@ def _predict(options):
         paths += inside if given.is_dir() else [given]
     if options.out:
         place_for(options.out)
-    table = keras_stoch.predict_photographs(options.run_folder, paths, passes=options.passes)
+    load_tensorflow()
+    table = keras_stoch.predict_photographs(
+        options.run_folder, paths, passes=options.passes, progress=not options.quiet
+    )
     text = table.to_csv(index=False, lineterminator="\n")
     if options.out:
         print(write_atomically(options.out, text))

@@ -1,6 +1,8 @@
 """Commands on models: models, windows."""
 
-from keras_stoch.commands.options import add_command, place_for
+from pathlib import Path
+
+from keras_stoch.commands.options import add_command, load_tensorflow, place_for
 
 
 def add_models(commands):
@@ -8,6 +10,7 @@ def add_models(commands):
 
 
 def _models(options):
+    load_tensorflow()
     from keras_stoch import summary
 
     print(summary.render(summary.table()))
@@ -22,21 +25,26 @@ def add_windows(commands):
 
 
 def _windows(options):
-    import keras
-    import numpy as np
-    from PIL import Image
-
     from keras_stoch.architectures import get_architecture
-    from keras_stoch.evaluation.figures import windows_figure
-    from keras_stoch.windows import draw_windows, window_size
 
     architecture = get_architecture(options.model)
     if architecture.join is None:
         raise ValueError(f"{options.model} has no stochastic stem; choose one of the stem-, skip- or split- models")
+    if not Path(options.image).is_file():
+        raise ValueError(f"No such photograph: {options.image}")
+    place_for(options.out)
+    load_tensorflow()
+    import keras
+    import numpy as np
+    from PIL import Image
+
+    from keras_stoch.evaluation.figures import windows_figure
+    from keras_stoch.windows import draw_windows, window_size
+
     with Image.open(options.image) as image:
         side = architecture.high_res
         pixels = np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
     window = window_size(((architecture.low_res + 1) // 2,) * 2, (3, 3), (2, 2))
     seed = keras.random.SeedGenerator(options.seed)
     draws = [np.asarray(draw_windows((side, side), window, architecture.stem_filters, seed=seed)) for _ in range(10)]
-    print(windows_figure(pixels, np.stack(draws), window, place_for(options.out)))
+    print(windows_figure(pixels, np.stack(draws), window, options.out))

@@ -1,9 +1,42 @@
-"""What several commands share: how one is added, and options that mean the same everywhere."""
+"""What several commands share: how one is added, options that mean the same everywhere, how errors speak of them."""
 
 import argparse
+import difflib
+import logging
 import os
+import re
 import sys
 from pathlib import Path
+
+
+class Parser(argparse.ArgumentParser):
+    """Suggests the nearest name for an option or a command that there is not."""
+
+    def parse_args(self, args=None, namespace=None):
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser = getattr(options, "parser", self)
+            nearest = [suggestion(word.partition("=")[0], flags(parser)) for word in unknown if word.startswith("-")]
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(filter(None, nearest))}")
+        return options
+
+    def error(self, message):
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if choice:
+            known = re.findall(r"[\w-]+", choice[2])
+            message += suggestion(choice[1], known)
+        super().error(message)
+
+
+def suggestion(name: str, known) -> str:
+    """ "; did you mean ...?" for the nearest of the known names; empty if none is near."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def flags(parser) -> list[str]:
+    """The options of a parser, such as --epochs."""
+    return [flag for action in parser._actions for flag in action.option_strings]
 
 
 def add_command(commands, name, run, help, resumes=False):
@@ -19,7 +52,8 @@ def add_command(commands, name, run, help, resumes=False):
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    command.set_defaults(run=run, resumes=resumes)
+    command.set_defaults(run=run, resumes=resumes, parser=command)
+    command.add_argument("--quiet", action="store_true", help="print results and errors only")
     return command
 
 
@@ -28,6 +62,50 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action):
         return action.help if action.default is None else super()._get_help_string(action)
+
+
+def in_options(message: str, parser) -> str:
+    """An error of the library in the words of the command line: `batch_size=3` becomes `--batch-size 3`.
+
+    Args:
+        message: of the error.
+        parser: of the command that was given.
+    """
+    for action in parser._actions:
+        flag = next((flag for flag in action.option_strings if flag.startswith("--")), None)
+        if flag is None or action.dest == "help":
+            continue
+        name = action.dest
+        off = next((other for other in action.option_strings if other.startswith("--no-")), flag)
+        word = rf"(?<![\w./-]){name}"
+        for pattern, told in (
+            (rf"\brecipe\.{name}\b", flag),
+            (rf"{word}=True\b", flag),
+            (rf"{word}=False\b", off),
+            (rf"{word}='([^']*)'", rf"{flag} \1"),
+            (rf"{word}=(-?[\w.+-]*\w)", rf"{flag} \1"),
+            # A name that is a word of English too is meant where a sentence begins with it.
+            (rf"{word}\b(?![=/]|\.\w)" if "_" in name else rf"(?:^|(?<=\. )){name}(?= must\b| \()", flag),
+        ):
+            message = re.sub(pattern, told, message)
+    return message
+
+
+def load_tensorflow():
+    """Loads it without what it writes straight to the terminal while it starts, whatever the log level."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()  # where TensorFlow complains of drivers that are not there
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def place_for(file) -> Path:
@@ -62,7 +140,3 @@ def add_malignant(command):
 
 def malignant_rule(options):
     return options.malignant.split(",") if options.malignant.isupper() else options.malignant
-
-
-def bar_wanted():
-    return sys.stderr.isatty() or os.environ.get("KERAS_STOCH_PROGRESS") == "1"

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from keras_stoch.commands.options import add_command
+from keras_stoch.commands.options import add_command, load_tensorflow
+from keras_stoch.progress import tell
+from keras_stoch.training.runs import check_run, load_run
 
 
 def add_export(commands):
@@ -20,8 +22,18 @@ def add_export(commands):
 
 
 def _export(options):
-    from keras_stoch.models import load_model
-    from keras_stoch.serving.export import export
+    from keras_stoch.serving.export import check_target, export
 
-    model = load_model(options.model) if Path(options.model).suffix == ".keras" else options.model
+    check_target(options.out, options.format, options.overwrite)
+    file = Path(options.model).suffix == ".keras"
+    if not file:
+        check_run(options.model, options.which)
+    elif not Path(options.model).is_file():
+        raise ValueError(f"No such model file: {options.model}")
+    load_tensorflow()
+    from keras_stoch.models import load_model
+
+    tell(f"loading {options.model}", not options.quiet)
+    model = load_model(options.model) if file else load_run(options.model, options.which)
+    tell(f"writing {options.out} as {options.format}", not options.quiet)
     print(export(model, options.out, options.format, which=options.which, overwrite=options.overwrite))

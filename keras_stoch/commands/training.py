@@ -6,7 +6,8 @@ import inspect
 import re
 
 import keras_stoch
-from keras_stoch.commands.options import add_command, bar_wanted
+from keras_stoch.commands.options import add_command, load_tensorflow
+from keras_stoch.files import check_no_file
 from keras_stoch.training.recipe import PRECISIONS, Recipe
 
 
@@ -16,7 +17,7 @@ def add_fit(commands):
     command = add_command(commands, "fit", _fit, "train a model, one or several times; goes on if interrupted", True)
     command.add_argument("model", metavar="MODEL", help="a name such as split-b0, see `keras-stoch models`")
     command.add_argument(
-        "--data", metavar="PREPARED", help="folder written by prepare or lesions; generated if left out"
+        "--data", metavar="PREPARED", help="folder written by prepare or lesions, or `lesions` for generated ones"
     )
     command.add_argument("--out", default="runs/latest", metavar="FOLDER", help="folder of the runs")
     command.add_argument("--runs", type=int, default=1, metavar="N", help="runs from different seeds")
@@ -47,17 +48,18 @@ def _attributes(cls) -> dict[str, str]:
 
 
 def _fit(options):
-    results = keras_stoch.fit(
-        options.model,
-        options.data,
-        options.out,
-        runs=options.runs,
-        seed=options.seed,
-        strategy=options.strategy,
-        checkpoint_seconds=options.checkpoint_seconds,
-        progress=bar_wanted(),
-        **{field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)},
-    )
+    from keras_stoch.training.fit import check_arguments
+
+    if options.data is None:
+        raise ValueError(
+            "--data must be named: a folder written by `keras-stoch prepare` or `keras-stoch lesions`, or `--data "
+            "lesions` for generated ones"
+        )
+    names = ("runs", "seed", "strategy", "checkpoint_seconds", *(field.name for field in dataclasses.fields(Recipe)))
+    given = {name: getattr(options, name) for name in names}
+    check_arguments(options.model, options.data, options.out, **given)
+    load_tensorflow()
+    results = keras_stoch.fit(options.model, options.data, options.out, progress=not options.quiet, **given)
     for run, result in enumerate(results):
         print(
             f"{options.out}/run-{run}: best validation AUC {result['best_val_auc']:.4f} in epoch "
@@ -79,6 +81,8 @@ def _experiment(options):
     from keras_stoch.training.experiment import Experiment, run
 
     settings = Experiment(runs=options.runs, epochs=options.epochs, images=options.images)
-    table = run(options.out, settings, progress=bar_wanted())
+    check_no_file(options.out)
+    load_tensorflow()
+    table = run(options.out, settings, progress=not options.quiet)
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
     print(f"{options.out}/results.csv\n{options.out}/curves.png")

@@ -162,6 +162,7 @@ def evaluate(
     specificity: float | None = None,
     bootstraps: int = 2000,
     seed: int = 0,
+    progress: bool = False,
 ) -> Evaluation:
     """Evaluates a model on a prepared folder.
 
@@ -182,6 +183,7 @@ def evaluate(
         sensitivity, specificity: what the threshold is to reach on that split; one of them, or none for no threshold.
         bootstraps: resamples for the intervals.
         seed: of the resamples. The draws of the windows are the model's own.
+        progress: show a bar, or lines in a log, on stderr.
 
     Returns:
         `Evaluation`.
@@ -197,7 +199,7 @@ def evaluate(
     """
     _check(specificities, bootstraps, calibrate, sensitivity, specificity)
     members = Members(model)
-    ask = {"root": root, "passes": passes, "batch_size": batch_size}
+    ask = {"root": root, "passes": passes, "batch_size": batch_size, "progress": progress}
     scores = members.score(data, split, **ask)
     images, notes = scores.images, []
     targets = images["target"].to_numpy()

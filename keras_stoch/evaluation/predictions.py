@@ -10,6 +10,7 @@ from scipy.special import expit, log_expit, logsumexp
 from keras_stoch.contracts import check_logit, check_no_sigmoid, input_sizes
 from keras_stoch.data.photographs import Dropped, no_warnings, open_image
 from keras_stoch.data.prepare import Settings, prepare_image
+from keras_stoch.progress import progress_bar
 from keras_stoch.training.runs import loaded
 
 JOIN = "join"  # the layer at which the branches meet
@@ -107,13 +108,15 @@ def _compiled(model, passes):
     return tf.function(run, autograph=False, reduce_retracing=True)
 
 
-def predict_photographs(model, paths, *, passes: int = 1, batch_size: int = 16) -> pd.DataFrame:
+def predict_photographs(model, paths, *, passes: int = 1, batch_size: int = 16, progress: bool = False) -> pd.DataFrame:
     """Probabilities for photographs of any size and kind, through the crop and resize of `prepare`.
 
     Args:
         model: a model with one logit as output, or the folder of a run.
         paths: of photographs. Small ones are enlarged, none is dropped.
         passes: draws to average over.
+        batch_size: images at once.
+        progress: show a bar, or lines in a log, on stderr.
 
     Returns:
         DataFrame: file, probability, spread, error (why a file could not be read, else empty).
@@ -143,10 +146,12 @@ def predict_photographs(model, paths, *, passes: int = 1, batch_size: int = 16) 
 
     def inputs():
         for batch in batches():
+            bar.update(len(batch))
             small = np.stack([np.asarray(i.resize((low_res,) * 2, Image.Resampling.BILINEAR)) for _, i in batch])
             yield {"low_res": small, "high_res": np.stack([np.asarray(i) for _, i in batch])} if high_res else small
 
-    draws = expit(draw_logits(model, inputs(), passes))
+    with progress_bar(len(rows), "predict", progress) as bar:
+        draws = expit(draw_logits(model, inputs(), passes))
     readable = [row for row in rows if not row["error"]]
     for row, of_image in zip(readable, draws, strict=True):
         row["probability"], row["spread"] = float(of_image.mean()), float(of_image.std())

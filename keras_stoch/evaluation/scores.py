@@ -11,6 +11,7 @@ from keras_stoch.contracts import input_sizes
 from keras_stoch.data.pipeline import Pipeline, damage_named
 from keras_stoch.evaluation.calibration import weights_digest
 from keras_stoch.evaluation.predictions import draw_logits, mean_logit
+from keras_stoch.progress import progress_bar
 from keras_stoch.training.runs import loaded
 
 
@@ -58,23 +59,30 @@ class Members:
         if self.folder is not None:
             self.weights = weights_digest(*(Path(run) / "best.weights.h5" for run in runs))
 
-    def score(self, data, split, *, root=None, passes: int = 1, batch_size: int = 32, mixed=False) -> Scores:
+    def score(self, data, split, *, root=None, passes: int = 1, batch_size: int = 32, mixed=False, progress=False) -> Scores:
         """Asks all models about the images of a split.
 
         Args:
             data, split, root, passes, batch_size: see `evaluate`.
+            progress: show a bar.
             mixed: let models without a detail branch, which draw nothing, take one pass where others take several.
         """
         parts, pipeline = [], None
-        for model in self.models:
+        for name, model in zip(self.names, self.models, strict=True):
             low_res, high_res = input_sizes(model)
             pipeline = Pipeline(data, split, batch_size=batch_size, low_res=low_res, high_res=high_res, root=root)
             own = 1 if mixed and high_res is None else passes
-            with damage_named(pipeline.files):
-                parts.append(draw_logits(model, (inputs for inputs, _ in pipeline.epoch(0)), own))
+            with damage_named(pipeline.files), progress_bar(len(pipeline.rows), f"evaluate {name}", progress) as bar:
+
+                def batches(pipeline=pipeline, bar=bar):
+                    for inputs, targets in pipeline.epoch(0):
+                        yield inputs
+                        bar.update(len(targets))
+
+                parts.append(draw_logits(model, batches(), own))
         logits = np.concatenate(parts, axis=1)
         draws = expit(logits)
-        images = pipeline.rows.drop(columns=["split"], errors="ignore").reset_index(drop=True)
+        images = pipeline.rows.drop(columns=["split", "sha256"], errors="ignore").reset_index(drop=True)
         images["target"] = images["target"].astype(int)
         images["logit"] = mean_logit(logits)
         images["probability"], images["spread"] = draws.mean(1), draws.std(1)

@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from keras_stoch.files import replacing
+from keras_stoch.files import check_no_file, replacing
 from keras_stoch.training.runs import loaded
 
 FORMATS = {"tf_saved_model": "", "keras": ".keras", "onnx": ".onnx", "litert": ".tflite"}
@@ -47,6 +47,27 @@ def export(model, path, format="tf_saved_model", *, which="best", overwrite=Fals
 
         keras_stoch.export("runs/split/run-0", "served")
     """
+    path = check_target(path, format, overwrite)
+    from keras_stoch.serving import litert, onnx, savedmodel
+    from keras_stoch.serving.endpoints import Served
+
+    served = Served(loaded(model, which))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writers = {"tf_saved_model": savedmodel.write, "keras": _keras, "onnx": onnx.write, "litert": litert.write}
+    with replacing(path) as partial:
+        writers[format](served, partial)
+    return path
+
+
+def check_target(path, format, overwrite=False) -> Path:
+    """The path of an export; what is wrong with it, or with the format, without TensorFlow.
+
+    Args:
+        path, format, overwrite: as `export` takes them.
+
+    Raises:
+        ValueError, ImportError: as `export`.
+    """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}. Received: {format!r}")
     path = Path(path)
@@ -63,14 +84,7 @@ def export(model, path, format="tf_saved_model", *, which="best", overwrite=Fals
     missing = [name for name in ("tf2onnx", "onnx") if format == "onnx" and not importlib.util.find_spec(name)]
     if missing:
         raise ImportError(f"format='onnx' needs {' and '.join(missing)}: pip install 'keras-stoch[onnx]'")
-    from keras_stoch.serving import litert, onnx, savedmodel
-    from keras_stoch.serving.endpoints import Served
-
-    served = Served(loaded(model, which))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writers = {"tf_saved_model": savedmodel.write, "keras": _keras, "onnx": onnx.write, "litert": litert.write}
-    with replacing(path) as partial:
-        writers[format](served, partial)
+    check_no_file(path.parent)
     return path
 
 

@@ -7,15 +7,18 @@ Every model is trained several times on one data set whose class lies in detail 
 Expected if the method does what it is for: b0 at chance (0.5), models with a detail branch above it.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from keras_stoch.architectures import get_architecture
 from keras_stoch.data.synthetic import write_lesions
 from keras_stoch.files import write_atomically
 from keras_stoch.training.fit import fit
+from keras_stoch.training.recipe import Recipe, is_int, make_recipe
+from keras_stoch.training.subjects import make_subject
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class Experiment:
         epochs, batch_size, hold_epochs: see `Recipe`. Shorter than the paper's, whose epochs have 380 steps.
         augment: off, for a few thousand images are too few to learn fine texture at all scales from.
         passes: draws that the last row of the table averages over.
+
+    Raises:
+        ValueError: for values that nothing could be trained with.
     """
 
     models: tuple[str, ...] = ("b0", "stem-b0", "skip-b0", "split-b0")
@@ -44,6 +50,28 @@ class Experiment:
     hold_epochs: int = 6
     augment: bool = False
     passes: int = 3
+
+    def __post_init__(self):
+        for name, least in (("runs", 1), ("images", 10), ("passes", 1), ("high_res", 64)):
+            value = getattr(self, name)
+            if not is_int(value) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}. Received: {name}={value!r}")
+        if not self.models:
+            raise ValueError("models must name one or more. Received: none")
+        for model in self.models:
+            make_subject(model, self.recipe(model), self.runs)
+        training = self.images - round(self.images * 0.2)
+        if self.batch_size > training:
+            raise ValueError(
+                f"images must be enough for a batch of {self.batch_size}, with a fifth of them for validation. "
+                f"Received: images={self.images}"
+            )
+
+    def recipe(self, model: str) -> Recipe:
+        """How a model is trained."""
+        names = ("epochs", "batch_size", "hold_epochs", "low_res", "augment")
+        given = {name: getattr(self, name) for name in names}
+        return make_recipe(given | ({"high_res": self.high_res} if get_architecture(model).join else {}))
 
 
 def run(out="runs/experiment", settings: Experiment | None = None, progress=False) -> pd.DataFrame:
@@ -62,12 +90,10 @@ def run(out="runs/experiment", settings: Experiment | None = None, progress=Fals
     data = write_lesions(
         out / "lesions", settings.images, size=settings.high_res, strength=settings.strength, progress=progress
     )
-    recipe = {name: getattr(settings, name) for name in ("epochs", "batch_size", "hold_epochs", "low_res", "augment")}
     # Run by run and not model by model: an interrupted experiment has something of each.
     for runs in range(1, settings.runs + 1):
         for model in settings.models:
-            extra = {} if model.startswith("b") else {"high_res": settings.high_res}
-            fit(model, data, out / model, runs=runs, progress=progress, **recipe, **extra)
+            fit(model, data, out / model, runs=runs, progress=progress, **asdict(settings.recipe(model)))
     table = collect(out, settings)
     write_atomically(out / "results.csv", table.to_csv(index=False, lineterminator="\n"))
     curves_figure(out, settings)

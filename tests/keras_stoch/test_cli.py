@@ -60,7 +60,10 @@ def test_from_lesions_to_figure(tmp_path, capsys):
         (["lesions", "new", "--strength", "4"], "strength must lie between 0 and 3. Received: 4.0"),
         (["export", "nowhere", "served"], "nowhere is no run"),
         (["export", "nowhere", "x.h5", "--format", "keras"], "must end with .keras"),
-        (["experiment", "--images", "5", "--out", "new"], "count must be an integer of at least 10"),
+        (
+            ["experiment", "--images", "5", "--out", "new"],
+            "--images must be an integer of at least 10. Received: --images 5",
+        ),
     ],
 )
 def test_wrong_data_arguments_exit_with_2(arguments, message, capsys, tmp_path, monkeypatch):
