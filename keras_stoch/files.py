@@ -1,12 +1,19 @@
-"""What every part needs and none owns: files that appear whole or not at all, locks, progress bars, cores, versions."""
+"""What every part needs and none owns: files that appear whole or not at all, locks, cores, versions, commands."""
 
 import contextlib
-import fcntl
+import contextvars
+import errno
+import hashlib
 import os
+import shlex
 import shutil
+import sys
 import threading
 from importlib import metadata
 from pathlib import Path
+
+# What the command line was given, where it is not the process's own.
+given_command = contextvars.ContextVar("given_command", default=None)
 
 
 def write_atomically(path, content: str | bytes) -> Path:
@@ -21,6 +28,26 @@ def write_atomically(path, content: str | bytes) -> Path:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+    return path
+
+
+def check_prepared(folder):
+    """Raises ValueError unless a folder has a manifest. Those in object storage are not asked."""
+    if "://" not in str(folder) and not (Path(folder) / "manifest.csv").is_file():
+        raise ValueError(
+            f"{folder} is no prepared folder: there is no manifest.csv. "
+            f"`keras-stoch prepare RAW LABELS {folder}` makes one"
+        )
+
+
+def check_no_file(folder, what="The folder") -> Path:
+    """The path of a folder to write; OSError if it, or one that it is in, is a file."""
+    path = Path(folder)
+    for part in (path, *path.parents):
+        if part.exists():
+            if not part.is_dir():
+                raise OSError(f"{what} can not be written: {part} is a file, and not a folder")
+            break
     return path
 
 
@@ -44,29 +71,46 @@ def replacing(path: Path):
 
 
 @contextlib.contextmanager
-def locked(path: Path, busy: str):
-    """Holds the lock file `path`; ValueError that says `busy` if another process does."""
-    with open(path, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(busy) from None
+def full_disk_told():
+    """Turns TensorFlow's own error of a full disk into the OSError that it is."""
+    try:
         yield
+    except Exception as error:
+        if isinstance(error, OSError) or "No space left on device" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
-def progress_bar(total: int, title: str, show: bool, unit: str = "image", done: int = 0):
-    """A bar with rate and time left, as a context; `update()` it once per unit.
+@contextlib.contextmanager
+def locked(path, busy: str, wait: float = 0.0):
+    """Holds the lock file `path`, which ends with the process that holds it, on network file systems too.
 
     Args:
-        total: units altogether.
-        title: what stands in front of it.
-        show: False for none, which takes the same calls.
-        unit: what is counted.
-        done: units that are done already.
-    """
-    from tqdm import tqdm
+        path: of the file; it stays when the lock is let go.
+        busy: what the error says if another process, or another part of this one, holds it.
+        wait: seconds to wait for it.
 
-    return tqdm(total=total, initial=done, desc=title, unit=unit, disable=not show)
+    Raises:
+        ValueError: if it is held by another.
+        OSError: if it can not be written.
+    """
+    import filelock
+
+    lock = filelock.FileLock(path, timeout=wait)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ValueError(busy) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sha256(path) -> str:
+    """The SHA-256 digest of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cores() -> int:
@@ -83,3 +127,8 @@ def versions(*packages: str) -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def command_line() -> str:
+    """The command that this process does, as a shell takes it."""
+    return shlex.join(given_command.get() or sys.argv)

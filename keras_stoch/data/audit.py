@@ -19,7 +19,8 @@ from scipy.sparse.csgraph import connected_components
 
 from keras_stoch.data.labels import Labels, merge_labels, read_labels
 from keras_stoch.data.photographs import MAX_PIXELS, Dropped, find_sources, no_warnings, to_rgb
-from keras_stoch.files import cores, progress_bar, write_atomically
+from keras_stoch.files import cores, write_atomically
+from keras_stoch.progress import progress_bar
 
 HASH_SIDE = 16  # 16 x 16 = 256 bits: 64 do not tell one round dark blob on skin from another
 NEAR = 32  # bits of 256 that may differ, see `near_duplicates`

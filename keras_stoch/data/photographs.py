@@ -28,9 +28,7 @@ def find_sources(folder, exclude=None) -> dict[str, Path]:
     Raises:
         ValueError: if there is no such folder, or no image below it.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"No such folder of images: {folder}")
+    folder = check_folder(folder)
     found, exclude = {}, None if exclude is None else Path(exclude).resolve()
     for path in sorted(folder.rglob("*")):
         # Hidden files are not photographs: macOS leaves "._ISIC_0000000.jpg" beside each real one.
@@ -45,6 +43,13 @@ def find_sources(folder, exclude=None) -> dict[str, Path]:
     if not found:
         raise ValueError(f"No images ({', '.join(SUFFIXES)}) below {folder}")
     return {name: path for name, (_, path) in sorted(found.items())}
+
+
+def check_folder(folder) -> Path:
+    """The path of a folder of photographs; ValueError if there is none."""
+    if not Path(folder).is_dir():
+        raise ValueError(f"No such folder of images: {folder}")
+    return Path(folder)
 
 
 def open_image(path) -> Image.Image:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from keras_stoch.data.augment import IDENTITY, affine_matrix, draw_transforms, reduce, transform
 from keras_stoch.data.photographs import Dropped, open_image
+from keras_stoch.files import check_prepared
 
 REMAINDERS = ("keep", "drop", "pad")
 SHUFFLE_BUFFER = 1024  # encoded images, when they come from shards
@@ -346,11 +347,7 @@ def read_manifest(data, root=None) -> tuple[pd.DataFrame, Path]:
                 manifest = pd.read_csv(io.StringIO(file.read()))
             folder = _Remote(str(data))
         else:
-            if not (folder / "manifest.csv").is_file():
-                raise ValueError(
-                    f"{folder} is no prepared folder: there is no manifest.csv. "
-                    f"`keras-stoch prepare RAW LABELS {folder}` makes one"
-                )
+            check_prepared(folder)
             manifest = pd.read_csv(folder / "manifest.csv", dtype={"image": str, "patient_id": str, "lesion_id": str})
     else:
         raise ValueError(f"data must be a prepared folder or a DataFrame. Received: {type(data).__name__}")

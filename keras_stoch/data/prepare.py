@@ -11,6 +11,7 @@ after the image is in place; a run that was killed redoes at most the images it 
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import platform
@@ -24,15 +25,16 @@ import pandas as pd
 from PIL import Image
 
 from keras_stoch.data.audit import check_split, group_images, image_hash, near_duplicates, split_images
-from keras_stoch.data.labels import merge_labels, read_labels
-from keras_stoch.data.photographs import UNREADABLE, Dropped, find_sources, no_warnings, open_image
+from keras_stoch.data.labels import label_files, merge_labels, read_labels
+from keras_stoch.data.photographs import UNREADABLE, Dropped, check_folder, find_sources, no_warnings, open_image
 from keras_stoch.data.shards import remove_shards, write_shards
-from keras_stoch.files import cores, locked, progress_bar, versions, write_atomically
+from keras_stoch.files import cores, locked, versions, write_atomically
+from keras_stoch.progress import progress_bar
 
 FORMATS = {"jpeg": ".jpg", "png": ".png"}
 MANIFEST_COLUMNS = (
     *("image", "file", "target", "split", "group", "years", "conflict", "diagnosis", "patient_id", "lesion_id"),
-    *("sex", "age", "site", "source", "source_width", "source_height", "cropped", "hash"),
+    *("sex", "age", "site", "source", "source_width", "source_height", "cropped", "hash", "sha256"),
 )
 
 
@@ -137,12 +139,15 @@ def prepare(
         raise ValueError(f"shards must be 0 or a positive integer. Received: {shards!r}")
     # All that can be wrong with the arguments shows before hours of work.
     split_images([0, 1], [0, 1], split=split, validation=validation, seed=seed)
+    raw, out = Path(raw), Path(out)
+    label_files(labels)
+    check_folder(raw)
+    if raw.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"{out} holds the photographs ({raw}) themselves; choose another folder to write")
+    _check_out(out)
     read = read_labels(labels, malignant)
     known = merge_labels(read)
     agreed = set(merge_labels(read, on_conflict)["image"])
-    raw, out = Path(raw), Path(out)
-    if raw.resolve().is_relative_to(out.resolve()):
-        raise ValueError(f"{out} holds the photographs ({raw}) themselves; choose another folder to write")
     sources = find_sources(raw, exclude=out)  # an `out` below `raw` is not read back in
     found = known.assign(source=known["image"].map(sources)).dropna(subset="source")
     there = found[found["image"].isin(agreed)]
@@ -247,11 +252,7 @@ def describe(record: dict) -> str:
 @contextlib.contextmanager
 def _claim(out: Path, settings: Settings):
     """Makes `out` ours: its folders, a lock against a second run, and the settings its images must share."""
-    if out.exists() and not (out / "settings.json").exists() and not all(map(_is_beginning, out.iterdir())):
-        raise ValueError(f"{out} holds other things; choose a new or an empty folder")
-    for name in ("images", "shards", ".lock", "journal.jsonl"):
-        if (out / name).is_symlink():
-            raise ValueError(f"{out / name} is a link; nothing is written outside {out}")
+    _check_out(out)
     (out / "images").mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock", f"{out} is being prepared by another process"):
         for partial in [*out.glob(".*.partial"), *out.glob("images/.*.partial"), *out.glob("shards/.*.partial")]:
@@ -259,9 +260,23 @@ def _claim(out: Path, settings: Settings):
         mine = json.dumps(asdict(settings))
         known = out / "settings.json"
         if known.exists() and (before := known.read_text().strip()) != mine:
-            raise ValueError(f"{out} holds images of other settings: {before}, not {mine}. Choose another folder")
+            if any((out / "images").iterdir()):
+                raise ValueError(f"{out} holds images of other settings: {before}, not {mine}. Choose another folder")
+            # A run without an image binds nobody, and what it dropped it dropped by its own settings.
+            (out / "journal.jsonl").unlink(missing_ok=True)
         write_atomically(known, mine + "\n")
         yield
+
+
+def _check_out(out: Path):
+    """Raises ValueError for a folder that holds something else, or that leads out of itself."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; name a folder to write")
+    if out.exists() and not (out / "settings.json").exists() and not all(map(_is_beginning, out.iterdir())):
+        raise ValueError(f"{out} holds other things; choose a new or an empty folder")
+    for name in ("images", "shards", ".lock", "journal.jsonl"):
+        if (out / name).is_symlink():
+            raise ValueError(f"{out / name} is a link; nothing is written outside {out}")
 
 
 def _is_beginning(path: Path) -> bool:
@@ -277,8 +292,8 @@ class _Journal:
         self.path, self.done, lines = path, {}, []
         if path.exists():
             for line in path.read_text(errors="replace").splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    entry = json.loads(line)
+                entry = _entry(line)
+                if entry is not None:
                     self.done[entry.pop("image")] = entry
                     lines.append(line)
             write_atomically(path, "".join(line + "\n" for line in lines))
@@ -296,6 +311,23 @@ class _Journal:
         self.done[image] = entry
         with open(self.path, "a") as file:
             file.write(json.dumps({"image": image} | entry) + "\n")
+
+
+# What a line of the journal has: of every image, and of one that was kept.
+_OF_ALL = {"image": str, "stamp": list, "dropped": str | None}
+_OF_KEPT = {"bytes": int, "hash": str, "sha256": str, "source_width": int, "source_height": int, "cropped": bool}
+
+
+def _entry(line: str) -> dict | None:
+    """What a line of the journal says; None if it is torn, or says something else."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or not _OF_ALL.keys() <= entry.keys():
+        return None
+    wanted = _OF_ALL if entry["dropped"] is not None else _OF_ALL | _OF_KEPT
+    return entry if all(isinstance(entry.get(name), kind) for name, kind in wanted.items()) else None
 
 
 def _stamp(path: Path) -> list:
@@ -344,7 +376,8 @@ def _one(source: Path, target: Path, settings: Settings) -> dict:
     else:
         image.save(buffer, "PNG")
     write_atomically(target, buffer.getvalue())
-    return entry | {"bytes": buffer.tell(), "hash": image_hash(image).hex()}
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    return entry | {"bytes": buffer.tell(), "hash": image_hash(image).hex(), "sha256": digest}
 
 
 def _forget_others(out: Path, images: set[str], suffix: str):

@@ -21,7 +21,8 @@ from scipy import fft
 
 from keras_stoch.data.audit import check_split, split_images
 from keras_stoch.data.prepare import MANIFEST_COLUMNS
-from keras_stoch.files import cores, progress_bar, write_atomically
+from keras_stoch.files import cores, locked, sha256, write_atomically
+from keras_stoch.progress import progress_bar
 
 WAVELENGTHS = (3.0, 4.5)  # pixels; independent of the size of the image
 CONTRAST = 12.0  # root mean square of the network in grey levels, at strength 1 and where the lesion is darkest
@@ -81,7 +82,7 @@ def write_lesions(
         `out`.
 
     Raises:
-        ValueError: for bad arguments, or if `out` holds something else.
+        ValueError: for bad arguments, or if `out` holds something else or is being written by another process.
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 10:
         raise ValueError(f"count must be an integer of at least 10. Received: {count!r}")
@@ -93,20 +94,46 @@ def write_lesions(
             )
         }
     )
-    known = out / "prepare.json"
-    # New, empty, or left by a run that was killed in its first moments.
-    fresh = not known.exists() and (not out.exists() or all(path.suffix == ".partial" for path in out.iterdir()))
-    if not fresh and (not known.exists() or known.read_text() != record):
-        raise ValueError(f"{out} holds something else: {known} is not {record}. Choose another folder")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; name a folder to write")
+    if _is_other(out, record):
+        raise ValueError(f"{out} holds something else: {out / 'prepare.json'} is not {record}. Choose another folder")
     if (out / "manifest.csv").exists():
         return out
     targets = np.arange(count) % 2
     held = split_images(targets, np.arange(count), validation=validation, seed=seed)
     check_split(targets, held)
     draw_lesion(0, seed, 64 if isinstance(size, int) and size > 64 else size, strength)  # bad arguments show here
+    if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 95:
+        raise ValueError(f"quality must be an integer from 1 to 95. Received: {quality!r}")
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(known, record)
-    (out / "images").mkdir(exist_ok=True)
+    with locked(out / ".lock", f"{out} is being written by another process"):
+        if _is_other(out, record):  # by then
+            raise ValueError(f"{out} holds something else by now. Choose another folder")
+        write_atomically(out / "prepare.json", record)
+        (out / "images").mkdir(exist_ok=True)
+        for partial in [*out.glob(".*.partial"), *out.glob("images/.*.partial")]:
+            partial.unlink()
+        return _draw(out, targets, held, size, strength, seed, quality, workers, progress)
+
+
+def _is_other(out: Path, record: str) -> bool:
+    """Whether a folder holds anything but the lesions of `record`, or the beginnings of some without an image yet."""
+    if not out.exists():
+        return False
+    known, images = out / "prepare.json", out / "images"
+    before = known.read_text(errors="replace") if known.is_file() else None
+    if before == record:
+        return False
+    if before is not None and not before.startswith('{"synthetic"'):
+        return True
+    begun = all(path.suffix == ".partial" or path.name in (".lock", "prepare.json", "images") for path in out.iterdir())
+    return not begun or (images.exists() and any(path.suffix != ".partial" for path in images.iterdir()))
+
+
+def _draw(out: Path, targets, held, size, strength, seed, quality, workers, progress) -> Path:
+    """Draws the images that are not there yet, and writes the manifest."""
+    count = len(targets)
 
     def write(index):
         buffer = io.BytesIO()
@@ -119,6 +146,7 @@ def write_lesions(
     with ThreadPoolExecutor(workers or cores()) as pool, progress_bar(len(todo), "draw", progress) as bar:
         for _ in pool.map(write, todo):
             bar.update()
+        digests = list(pool.map(lambda name: sha256(out / "images" / f"{name}.jpg"), names))
     manifest = pd.DataFrame(
         {
             "image": names,
@@ -129,6 +157,7 @@ def write_lesions(
             "source_width": size,
             "source_height": size,
             "cropped": False,
+            "sha256": digests,
         }
     ).reindex(columns=MANIFEST_COLUMNS)
     write_atomically(out / "manifest.csv", manifest.to_csv(index=False, lineterminator="\n"))

@@ -1,18 +1,21 @@
 """The folder of a training run: what is in it, and how it survives a kill at any moment.
 
     config.json          model, recipe, data and seed; a run is only resumed with the same
-    environment.json     versions, devices, machine
+    environment.json     versions, devices, machine, command line and time of the last start, and of those before it
     curves.csv           one row per epoch: losses, ROC AUC, learning rate, seconds
     batches.csv          one row per batch: its loss
     checkpoints/         the two newest states, complete: weights, optimiser, seeds, position
     best.weights.h5, last.weights.h5
     result.json          when the run has ended
     ../results.csv       one row per run of the experiment
+    .lock                held by the process that trains
 
 A checkpoint is the truth: on resuming, the tables are cut back to it and grow again.
 """
 
+import contextlib
 import csv
+import datetime
 import hashlib
 import io
 import json
@@ -25,53 +28,98 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_stoch.files import versions, write_atomically
+from keras_stoch.files import command_line, full_disk_told, locked, versions, write_atomically
 
 CURVES = ("epoch", "train_loss", "val_loss", "train_auc", "val_auc", "learning_rate", "seconds")
 BATCHES = ("epoch", "batch", "loss")
 KEEP = 2  # checkpoints; the older one is for the day that the newer one is damaged
 # What may differ between the command that began a run and the one that goes on with it.
-FREE = ("epochs",)
+FREE = ("epochs", "folder", "contents")
+# What a difference means, where its name does not say it.
+MEANINGS = {
+    "data.pixels": "the images have other pixels than those that the run began with",
+    "data.manifest": "the manifest names other files, targets or splits",
+}
 
 
 class RunFolder:
-    """The files of one run.
+    """The files of one run, held by this process until `close`.
 
     Args:
         path: of the folder; made if there is none.
         config: dict of plain values that decide the run.
 
+    Attributes:
+        writes: whether this process writes them.
+        contents: the digest of a function's Dataset that the run began with, if any.
+
     Raises:
-        ValueError: if the folder holds a run with another config, naming what differs.
+        ValueError: if another process trains there, or the folder holds a run with another config, naming what differs.
         OSError: if it can not be written.
     """
 
+    writes = True
+
     def __init__(self, path, config: dict):
         self.path = Path(path)
+        self.config = json.loads(json.dumps(config))
         self.checkpoints = self.path / "checkpoints"
-        try:
+        with self._writable():
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            for partial in [*self.path.glob(".*.partial*"), *self.checkpoints.glob(".*.partial")]:
-                partial.unlink()
-            known = self.path / "config.json"
-            config = json.loads(json.dumps(config))
-            if known.exists():
-                self._same(json.loads(known.read_text()), config)
-            if self.ended(config["recipe"]["epochs"]) is None:
-                # More epochs are asked for than a run that has ended was: it goes on.
-                (self.path / "result.json").unlink(missing_ok=True)
-            write_atomically(known, json.dumps(config, indent=1) + "\n")
-            write_atomically(self.path / "environment.json", json.dumps(environment(), indent=1) + "\n")
-        except OSError as error:
-            raise OSError(f"The run's folder can not be written: {error}") from error
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(locked(self.path / ".lock", f"{self.path} is being trained by another process"))
+                for partial in [*self.path.glob(".*.partial*"), *self.checkpoints.glob(".*.partial")]:
+                    partial.unlink()
+                before = _read(self.path / "config.json")
+                if self._binds() and (self.path / "config.json").exists():
+                    self._check_same(before)
+                self.contents = (before or {}).get("data", {}).get("contents")
+                self._held = stack.pop_all()
 
-    def _same(self, before: dict, now: dict):
-        flat_before, flat_now = _flatten(before), _flatten(now)
-        different = [
-            f"{name}: {flat_before.get(name)!r} there, {flat_now.get(name)!r} now"
-            for name in sorted({*flat_before, *flat_now})
-            if flat_before.get(name) != flat_now.get(name) and name.split(".")[-1] not in FREE
-        ]
+    def close(self):
+        """Lets another process have the folder."""
+        self._held.close()
+
+    def begin(self, epoch: int, batch: int):
+        """Says that training begins, or goes on, at this position; tables are cut back to it."""
+        with self._writable():
+            # More epochs are asked for than a run that has ended was: it goes on.
+            (self.path / "result.json").unlink(missing_ok=True)
+            path, before = self.path / "environment.json", _read(self.path / "config.json")
+            earlier = _read(path) if before and not _differences(before, self.config) else None
+            history = [*(earlier.pop("history", None) or []), earlier] if earlier else []
+            start = {
+                "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "command": command_line(),
+                "working_directory": os.getcwd(),
+                "data": self.config.get("data", {}).get("folder"),
+                "epoch": epoch,
+                "batch": batch,
+            }
+            write_atomically(self.path / "config.json", json.dumps(self.config, indent=1) + "\n")
+            record = start | environment() | {"history": history}
+            write_atomically(path, json.dumps(record, indent=1) + "\n")
+            self._cut(epoch, batch)
+
+    @contextlib.contextmanager
+    def _writable(self):
+        """Says of an error of the disk whose it is."""
+        try:
+            with full_disk_told():
+                yield
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise OSError(f"The run's folder can not be written: {why} ({error.filename or self.path})") from error
+
+    def _binds(self) -> bool:
+        """Whether there is anything that another run would spoil."""
+        weights = self.path.glob("*.weights.h5")
+        return any(self.checkpoints.glob("*.npz")) or any(weights) or (self.path / "result.json").exists()
+
+    def _check_same(self, before: dict | None):
+        if before is None:
+            raise ValueError(f"{self.path / 'config.json'} can not be read. Choose another folder, or delete this one")
+        different = _differences(before, self.config)
         if different:
             raise ValueError(
                 f"{self.path} holds a run with other settings ({'; '.join(different)}). "
@@ -85,10 +133,9 @@ class RunFolder:
             epochs: that are asked for now. A callback may have ended the run before its last epoch; what counts is how
                 many had been asked for then.
         """
-        path = self.path / "result.json"
-        if not path.exists():
+        result = _read(self.path / "result.json")
+        if result is None:
             return None
-        result = json.loads(path.read_text())
         return result if max(result.pop("asked"), result["epochs"]) >= epochs else None
 
     def save(self, arrays: dict[str, np.ndarray], position: dict):
@@ -102,10 +149,11 @@ class RunFolder:
         np.savez(buffer, **arrays, position=np.frombuffer(json.dumps(position).encode(), np.uint8))
         data = buffer.getvalue()
         name = f"{position['epoch']:06d}-{position['batch']:08d}.npz"
-        # The digest stands in front: a file that was cut short, or whose bytes have turned, is recognised.
-        write_atomically(self.checkpoints / name, hashlib.sha256(data).digest() + data)
-        for old in sorted(self.checkpoints.glob("*.npz"))[:-KEEP]:
-            old.unlink()
+        with self._writable():
+            # The digest stands in front: a file that was cut short, or whose bytes have turned, is recognised.
+            write_atomically(self.checkpoints / name, hashlib.sha256(data).digest() + data)
+            for old in sorted(self.checkpoints.glob("*.npz"))[:-KEEP]:
+                old.unlink()
 
     def load(self) -> tuple[dict[str, np.ndarray], dict] | None:
         """The newest checkpoint that is whole; None if there is none. Damaged ones are reported and passed over."""
@@ -123,28 +171,25 @@ class RunFolder:
             return arrays, json.loads(arrays.pop("position").tobytes())
         return None
 
-    def cut(self, epoch: int, batch: int):
+    def _cut(self, epoch: int, batch: int):
         """Forgets rows of the tables from this position on."""
-        self._rewrite("curves.csv", CURVES, lambda row: int(row["epoch"]) < epoch)
-        self._rewrite("batches.csv", BATCHES, lambda row: (int(row["epoch"]), int(row["batch"])) < (epoch, batch))
+        self._rewrite("curves.csv", CURVES, lambda row: row["epoch"] < epoch)
+        self._rewrite("batches.csv", BATCHES, lambda row: (row["epoch"], row["batch"]) < (epoch, batch))
 
     def _rewrite(self, name, columns, keep):
-        path, rows = self.path / name, []
+        path, kept = self.path / name, []
         if path.exists():
-            with open(path, newline="") as file:
-                rows = [row for row in csv.DictReader(file) if _whole(row, columns) and keep(row)]
-        table = io.StringIO()
-        writer = csv.DictWriter(table, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(path, table.getvalue())
+            # A kill can leave half of the last line, without its end.
+            lines = path.read_text(errors="replace").split("\n")[1:-1]
+            kept = [line for line in lines if (row := _numbers(line, columns)) is not None and keep(row)]
+        write_atomically(path, "".join(line + "\n" for line in [",".join(columns), *kept]))
 
     def add_batch(self, epoch: int, batch: int, loss: float):
-        with open(self.path / "batches.csv", "a") as file:
+        with self._writable(), open(self.path / "batches.csv", "a") as file:
             file.write(f"{epoch},{batch},{loss!r}\n")
 
     def add_epoch(self, row: dict):
-        with open(self.path / "curves.csv", "a") as file:
+        with self._writable(), open(self.path / "curves.csv", "a") as file:
             file.write(",".join(repr(row[name]) for name in CURVES) + "\n")
 
     def curves(self) -> list[dict]:
@@ -153,10 +198,15 @@ class RunFolder:
             return [{k: float(v) if k != "epoch" else int(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
     def save_weights(self, model, name: str):
-        """Writes {name}.weights.h5 whole or not at all."""
-        partial = self.path / f".{name}.partial.weights.h5"
-        model.save_weights(partial)
-        os.replace(partial, self.path / f"{name}.weights.h5")
+        """Writes {name}.weights.h5 whole or not at all, without the optimiser, which checkpoints hold."""
+        optimizer, model.optimizer = model.optimizer, None
+        file = _Weights()  # HDF5 that can not write to a disk ends the process later
+        try:
+            model.save_weights(file)
+        finally:
+            model.optimizer = optimizer
+        with self._writable():
+            write_atomically(self.path / f"{name}.weights.h5", file.getvalue())
 
     def finish(self, result: dict, asked: int):
         """Writes the run's row in the experiment's table, and result.json.
@@ -169,12 +219,20 @@ class RunFolder:
 
         path = self.path.parent / "results.csv"
         rows = pd.DataFrame([{"run": self.path.name} | result])
-        if path.exists():
-            before = pd.read_csv(path)
-            rows = pd.concat([before[before["run"] != self.path.name], rows]).sort_values("seed", kind="stable")
-        write_atomically(path, rows.to_csv(index=False, lineterminator="\n"))
-        # Last, for it says that all is done.
-        write_atomically(self.path / "result.json", json.dumps(result | {"asked": asked}, indent=1) + "\n")
+        with self._writable(), locked(path.with_name(".results.lock"), f"{path} is held by another process", wait=60):
+            if path.exists():
+                before = pd.read_csv(path)
+                rows = pd.concat([before[before["run"] != self.path.name], rows]).sort_values("seed", kind="stable")
+            write_atomically(path, rows.to_csv(index=False, lineterminator="\n"))
+            # Last, for it says that all is done.
+            write_atomically(self.path / "result.json", json.dumps(result | {"asked": asked}, indent=1) + "\n")
+
+
+class _Weights(io.BytesIO):
+    """A file of weights in memory, with the name that Keras asks of one."""
+
+    def __str__(self):
+        return "memory.weights.h5"
 
 
 class Spectator(RunFolder):
@@ -184,10 +242,13 @@ class Spectator(RunFolder):
         path: of the folder.
     """
 
+    writes = False
+
     def __init__(self, path):
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.rows = []
+        self.contents = None
 
     def curves(self):
         return self.rows or super().curves()  # the chief's, if this process came back after the last epoch
@@ -195,10 +256,10 @@ class Spectator(RunFolder):
     def add_epoch(self, row):
         self.rows.append(row)
 
-    def cut(self, *_):
+    def begin(self, *_):
         pass
 
-    save = add_batch = save_weights = finish = cut
+    save = add_batch = save_weights = finish = close = begin
 
 
 def load_run(folder, which="best"):
@@ -211,8 +272,27 @@ def load_run(folder, which="best"):
     Raises:
         ValueError: if there is no run, or it trained a model that was not made by name.
     """
+    config = check_run(folder, which)
     from keras_stoch.models import create_model
 
+    model = create_model(config["name"], **config["arguments"])
+    model.load_weights(Path(folder) / f"{which}.weights.h5")
+    return model
+
+
+def check_run(folder, which="best", passes: int = 1) -> dict:
+    """What can be known of a run without Keras.
+
+    Args:
+        folder, which: see `load_run`.
+        passes: draws that will be averaged over.
+
+    Returns:
+        "name" and "arguments" for `create_model`.
+
+    Raises:
+        ValueError: as `load_run`, and for several passes of a model that draws no windows.
+    """
     folder = Path(folder)
     if which not in ("best", "last"):
         raise ValueError(f"which must be 'best' or 'last'. Received: {which!r}")
@@ -220,14 +300,18 @@ def load_run(folder, which="best"):
         inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
         hint = f"; it holds {', '.join(inside)}" if inside else ""
         raise ValueError(f"{folder} is no run: there is no config.json{hint}")
-    config = json.loads((folder / "config.json").read_text())
+    config = (_read(folder / "config.json") or {}).get("model")
+    if config is None:
+        raise ValueError(f"{folder / 'config.json'} can not be read")
     if not (folder / f"{which}.weights.h5").exists():
         raise ValueError(f"{folder} has no {which}.weights.h5 yet: not one epoch has ended")
-    if config["model"]["kind"] != "name":
+    if config["kind"] != "name":
         raise ValueError(f"{folder} trained a model that was not made by name; build it and load {which}.weights.h5")
-    model = create_model(config["model"]["name"], **config["model"]["arguments"])
-    model.load_weights(folder / f"{which}.weights.h5")
-    return model
+    if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
+        raise ValueError(f"passes must be an integer of at least 1. Received: passes={passes!r}")
+    if passes > 1 and "high_res" not in config["arguments"]:
+        raise ValueError(f"{config['name']!r} draws no windows to average over. Received: passes={passes}")
+    return config
 
 
 def loaded(model, which="best"):
@@ -246,15 +330,39 @@ def environment() -> dict:
     return found
 
 
+def _read(path: Path) -> dict | None:
+    """What a file of JSON says; None if there is none, or it is no such file."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _differences(before: dict, now: dict) -> list[str]:
+    """What differs between two configs and may not, in words."""
+    flat_before, flat_now = _flatten(before), _flatten(now)
+    found = []
+    for name in sorted({*flat_before, *flat_now}):
+        there, here = flat_before.get(name), flat_now.get(name)
+        if there != here and name.split(".")[-1] not in FREE:
+            meaning = f", {MEANINGS[name]}" if name in MEANINGS else ""
+            found.append(f"{name}: {there!r} there, {here!r} now{meaning}")
+    return found
+
+
 def _flatten(value, prefix="") -> dict:
     if not isinstance(value, dict):
         return {prefix[:-1]: value}
     return {k: v for name, inner in value.items() for k, v in _flatten(inner, f"{prefix}{name}.").items()}
 
 
-def _whole(row: dict, columns) -> bool:
-    """Whether a row was written to its end: a kill can leave half of the last."""
+def _numbers(line: str, columns) -> dict[str, float] | None:
+    """The numbers of a line by column; None for a line that is not whole."""
+    cells = line.split(",")
+    if len(cells) != len(columns):
+        return None
     try:
-        return all(row[name] not in (None, "") and float(row[name]) is not None for name in columns)
+        return {name: float(cell) for name, cell in zip(columns, cells, strict=True)}
     except ValueError:
-        return False
+        return None

@@ -1,11 +1,13 @@
 """Where the batches of a training run come from: a prepared folder, or Datasets of one's own, checked beforehand."""
 
-import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-
+from keras_stoch.files import check_no_file, check_prepared
+from keras_stoch.progress import tell
+from keras_stoch.training.datasets import check_dataset, distributed
 from keras_stoch.training.recipe import Recipe
+from keras_stoch.training.subjects import Subject
 
 
 @dataclass
@@ -16,6 +18,7 @@ class Source:
         identity: plain values that tell one source from another.
         train, validation: functions of (strategy, seed, epoch, first batch) that give a distributed data set.
         steps: batches of an epoch.
+        told: what is trained on, in words.
         repeats: whether an epoch's batches are known to be the same when it is begun again.
         files: that the batches are made of, if any.
     """
@@ -24,18 +27,47 @@ class Source:
     train: object
     validation: object
     steps: int
+    told: str
     repeats: bool
     files: tuple[str, ...] = ()
 
 
-def make_source(data, validation_data, recipe: Recipe, sizes, replicas: int) -> Source:
+def check_place(data, validation_data, out):
+    """What can be known of the data and the folder to write without TensorFlow, and without reading them.
+
+    Args:
+        data, validation_data, out: as `fit` takes them.
+
+    Raises:
+        ValueError: for data that are not named or not there, or an `out` that is no folder.
+    """
+    if data is None:
+        raise ValueError(
+            "data must be named: a folder written by prepare or write_lesions, a Dataset, or 'lesions' for generated "
+            "ones. Received: None"
+        )
+    if isinstance(data, str | Path):
+        if validation_data is not None:
+            raise ValueError("validation_data goes with a Dataset; a prepared folder holds its own validation split")
+        if not _is_generated(data):
+            check_prepared(data)
+    check_no_file(out, "The run's folder")
+
+
+def _is_generated(data) -> bool:
+    """Whether lesions are to be generated: a folder of that name is a folder."""
+    return isinstance(data, str) and data == "lesions" and not Path(data).exists()
+
+
+def make_source(data, validation_data, recipe: Recipe, subject: Subject, replicas: int, progress=False) -> Source:
     """Checks all that can be known of the data beforehand, and makes a `Source` of them.
 
     Args:
         data, validation_data: as `fit` takes them.
         recipe: `Recipe`.
-        sizes: function without arguments that gives (low_res, high_res) in pixels; asked for folders only.
+        subject: `Subject`, that will be trained.
         replicas: number that every batch must be divisible by.
+        progress: show a bar while lesions are drawn.
 
     Raises:
         ValueError: for data that nothing can be trained with, naming what is wrong.
@@ -48,32 +80,34 @@ def make_source(data, validation_data, recipe: Recipe, sizes, replicas: int) -> 
         of_epoch = data if callable(data) else lambda epoch: data
         if not isinstance(of_epoch(0), tf.data.Dataset):
             raise ValueError(f"The function data must give a tf.data.Dataset. Received: {of_epoch(0)!r}")
-        steps = _check_dataset(of_epoch(0), "data", replicas)
-        _check_dataset(validation_data, "validation_data", replicas)
-
-        def own(of_epoch):
-            def make(strategy, seed, epoch, start):
-                dataset = of_epoch(epoch).skip(start)
-                return strategy.distribute_datasets_from_function(lambda context: _pieces(dataset, context))
-
-            return make
-
+        takes = subject.shapes()
+        steps, digest = check_dataset(of_epoch(0), "data", replicas, takes)
+        check_dataset(validation_data, "validation_data", replicas, takes)
         identity = {"kind": "dataset", "batches": steps}
+        if callable(data):
+            identity["contents"] = digest
         return Source(
-            *(identity, own(of_epoch), own(lambda epoch: validation_data), steps),
+            identity,
+            distributed(of_epoch, "data", takes),
+            distributed(lambda epoch: validation_data, "validation_data", takes),
+            steps,
+            f"a Dataset of {steps} batches",
             repeats=callable(data),
         )
-    if validation_data is not None:
-        raise ValueError("validation_data goes with a Dataset; a prepared folder holds its own validation split")
     from keras_stoch.data.audit import check_split
+    from keras_stoch.data.identity import identify
     from keras_stoch.data.pipeline import Pipeline, read_manifest
 
-    low_res, high_res = sizes()
-    if data is None:
+    low_res, high_res = subject.sizes()
+    if _is_generated(data):
         from keras_stoch.data.synthetic import default_lesions
 
-        data = default_lesions(size=high_res or 1024)
-    manifest, _ = read_manifest(data)
+        size = high_res or 1024
+        if low_res > size:
+            raise ValueError(f"Generated lesions have {size} pixels a side. Received: low_res={low_res}")
+        tell(f"data: generated lesions of {size} pixels, in the user's cache", progress)
+        data = default_lesions(size=size, progress=progress)
+    manifest, folder = read_manifest(data)
     check_split(manifest["target"].to_numpy(), (manifest["split"] == "validation").to_numpy())
     common = {"batch_size": recipe.batch_size, "low_res": low_res, "high_res": high_res}
 
@@ -95,60 +129,9 @@ def make_source(data, validation_data, recipe: Recipe, sizes, replicas: int) -> 
         return make
 
     both = pipeline("train", **training), pipeline("validation", **watching)  # checked before anything is begun
-    identity = {
-        "kind": "prepared",
-        "images": len(manifest),
-        "manifest": hashlib.sha256(manifest[["file", "target", "split"]].to_csv().encode()).hexdigest()[:16],
-    }
+    identity = identify(data, manifest, [str(folder / name) for name in manifest["file"]])
     train, validation = distribute("train", training), distribute("validation", watching)
+    counts = [f"{len(side.targets)} ({int(side.targets.sum())} malignant)" for side in both]
+    told = f"{identity['kind']} images of {identity['folder'] or 'a table'}: {counts[0]} for training, {counts[1]} for "
     files = (*both[0].files, *both[1].files)
-    return Source(identity, train, validation, both[0].steps, repeats=True, files=files)
-
-
-def _pieces(dataset, context):
-    """Cuts every batch into one piece per replica, and keeps this worker's. So batches are the same for any number."""
-    import tensorflow as tf
-
-    replicas = context.num_replicas_in_sync
-    local = replicas // context.num_input_pipelines
-    if replicas == 1:
-        return dataset
-
-    def cut(*batch):
-        def pieces(x):
-            parts = tf.reshape(x, tf.concat([[replicas, -1], tf.shape(x)[1:]], 0))
-            parts = parts[context.input_pipeline_id * local : (context.input_pipeline_id + 1) * local]
-            return tf.ensure_shape(parts, (local, None, *x.shape[1:]))
-
-        return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(pieces, batch))
-
-    return dataset.flat_map(cut).prefetch(2 * local)
-
-
-def _check_dataset(dataset, name, replicas) -> int:
-    """Reads all batches once, refuses what would spoil training, and returns their number."""
-    import tensorflow as tf
-
-    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError(f"{name} never ends, but an epoch is one pass over it; take(n) of its batches")
-    seen, count = set(), 0
-    for batch in dataset:
-        where = f"in batch {count} of {name}"
-        if not isinstance(batch, tuple) or len(batch) not in (2, 3):
-            raise ValueError(f"{name} must give batches (inputs, targets). Received: {type(batch).__name__}")
-        for value in tf.nest.flatten(batch[0]):
-            if value.dtype.is_floating and not np.isfinite(value.numpy()).all():
-                raise ValueError(f"Inputs must be numbers. Received: NaN or infinite {where}")
-        targets = np.asarray(batch[1])
-        if not np.isin(targets, (0, 1)).all():
-            wrong = targets[~np.isin(targets, (0, 1))].ravel()[0]
-            raise ValueError(f"Targets must be 0 or 1. Received: {wrong!r} {where}")
-        if len(targets) % replicas:
-            raise ValueError(f"Batches must be divisible by the {replicas} replicas. Received: {len(targets)} {where}")
-        seen |= set(np.unique(targets).tolist())
-        count += 1
-    if not count:
-        raise ValueError(f"{name} is empty")
-    if len(seen) < 2:
-        raise ValueError(f"{name} has targets {sorted(map(int, seen))} only; both classes are needed")
-    return count
+    return Source(identity, train, validation, both[0].steps, told + "validation", repeats=True, files=files)

@@ -6,6 +6,14 @@ import warnings
 STRATEGIES = ("one", "mirrored", "multiworker")
 
 
+def check_strategy(strategy):
+    """Raises ValueError for a name that is none, without TensorFlow."""
+    if isinstance(strategy, str) and strategy not in STRATEGIES:
+        raise ValueError(
+            f"strategy must be one of {', '.join(STRATEGIES)} or a tf.distribute.Strategy. Received: {strategy!r}"
+        )
+
+
 def get_strategy(strategy):
     """(tf.distribute.Strategy, its name)."""
     import tensorflow as tf

@@ -10,6 +10,7 @@ from keras_stoch import Pipeline
 from keras_stoch.training.recipe import Recipe
 from keras_stoch.training.sources import make_source
 from keras_stoch.training.strategies import get_strategy
+from keras_stoch.training.subjects import make_subject
 
 
 def images_of(batches):
@@ -19,9 +20,10 @@ def images_of(batches):
 
 
 @pytest.mark.parametrize(("augment", "augment_validation"), [(True, False), (False, True)])
-def test_each_side_is_augmented_where_asked(lesions, augment, augment_validation):
+def test_each_side_is_augmented_where_asked(tiny, lesions, augment, augment_validation):
     recipe = Recipe(batch_size=12, augment=augment, augment_validation=augment_validation)
-    source, strategy = make_source(lesions, None, recipe, lambda: (32, None), 1), get_strategy("one")[0]
+    source = make_source(lesions, None, recipe, make_subject("tiny", recipe, 1), 1)
+    strategy = get_strategy("one")[0]
     for side, split, augmented in (
         (source.train, "train", augment),
         (source.validation, "validation", augment_validation),

@@ -1,0 +1,64 @@
+"""What data a training used: the folder, how it was prepared, and digests of what is in it."""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+
+from keras_stoch.files import cores, sha256
+
+
+def identify(data, manifest: pd.DataFrame, files: list[str]) -> dict:
+    """Plain values that tell one prepared folder from another, by what is in it and not by where it is.
+
+    Args:
+        data: folder, or the DataFrame of a manifest.
+        manifest: of `read_manifest`.
+        files: the paths of the images, by row.
+
+    Returns:
+        kind ("prepared", "generated", or "table" for a DataFrame), folder, images, malignant, preparation (the settings
+        that prepare.json tells, or None), manifest (digest of files, targets and split) and pixels (digest of the
+        SHA-256 of every file as the manifest has it, and of their sizes now). Files without a SHA-256 in the manifest
+        are read.
+    """
+    folder = None if isinstance(data, pd.DataFrame) else str(data)
+    remote = folder is not None and "://" in folder
+    preparation = None if folder is None or remote else _preparation(Path(folder))
+    kind = "generated" if preparation and "synthetic" in preparation else "prepared" if folder else "table"
+    return {
+        "kind": kind,
+        "folder": folder if remote or folder is None else str(Path(folder).resolve()),
+        "images": len(manifest),
+        "malignant": int(manifest["target"].sum()),
+        "preparation": preparation.get("synthetic", preparation) if preparation else None,
+        "manifest": _digest(manifest[["file", "target", "split"]].to_csv()),
+        "pixels": _digest("\n".join(_contents(manifest, files, remote))),
+    }
+
+
+def _preparation(folder: Path) -> dict | None:
+    """The settings that a folder was prepared with, or the arguments that its lesions were drawn with."""
+    try:
+        record = json.loads((folder / "prepare.json").read_text())
+        return {"synthetic": record["synthetic"]} if "synthetic" in record else record["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _contents(manifest, files, remote) -> list[str]:
+    """A line for every image that changes with its pixels."""
+    known = [manifest[name].fillna("") for name in ("hash", "sha256") if name in manifest]
+    lines = [" ".join(map(str, values)) for values in zip(*known, strict=True)] if known else [""] * len(manifest)
+    if remote:
+        return lines
+    read = manifest["sha256"].isna() if "sha256" in manifest else [True] * len(manifest)
+    with ThreadPoolExecutor(cores()) as pool:
+        now = pool.map(lambda file, read: sha256(file) if read else Path(file).stat().st_size, files, read)
+        return [f"{line} {value}" for line, value in zip(lines, now, strict=True)]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

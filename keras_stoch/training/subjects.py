@@ -1,0 +1,104 @@
+"""What is trained: a model by name, or one of your own, with all that is known of it before it is built."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from keras_stoch.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is trained.
+
+    Attributes:
+        build: function of a seed that makes the model.
+        identity: plain values that tell one from another.
+        sizes: function without arguments that gives (low_res, high_res) in pixels, None for an input that is not there.
+        shapes: function without arguments that gives what the model takes: a shape, or a dict of shapes by name.
+        rebuilds: whether `build` makes a new model every time.
+        told: its name, in words.
+    """
+
+    build: Callable
+    identity: dict
+    sizes: Callable
+    shapes: Callable
+    rebuilds: bool
+    told: str
+
+
+def make_subject(model, recipe: Recipe, runs: int) -> Subject:
+    """Checks all that can be known of a model beforehand. One by name is not built, and Keras not loaded.
+
+    Args:
+        model: as `fit` takes it.
+        recipe: `Recipe`.
+        runs: how often it will be built.
+
+    Raises:
+        ValueError: for an unknown name, a recipe that the model can not follow, or a model that is not one logit of
+            images.
+    """
+    if isinstance(model, str):
+        return _by_name(model, recipe)
+    import keras
+
+    from keras_stoch.contracts import check_logit, input_sizes
+
+    own = isinstance(model, keras.Model)
+    if own and runs > 1:
+        raise ValueError("For several runs, pass a function that builds the model, not the model itself")
+    if not own and not callable(model):
+        raise ValueError(f"model must be a name, a Keras model, or a function that makes one. Received: {model!r}")
+    example = model if own else model()
+    if not isinstance(example, keras.Model):
+        raise ValueError(f"The function model must give a Keras model. Received: {example!r}")
+    check_logit(example)
+    if recipe.passes > 1:
+        from keras_stoch.evaluation.predictions import AveragedPasses
+
+        AveragedPasses(example)
+    # Shapes and not names: Keras numbers the layers of a second model differently.
+    weights = [(v.name, tuple(v.shape)) for v in example.trainable_variables]
+    digest = hashlib.sha256(repr(weights).encode()).hexdigest()[:16]
+    given = example.input
+    by_name = isinstance(given, dict) and len(given) > 1
+    shapes = {k: tuple(v.shape) for k, v in given.items()} if by_name else tuple(example.inputs[0].shape)
+    return Subject(
+        build=(lambda seed: model) if own else (lambda seed: model()),
+        identity={"kind": "own", "class": type(example).__name__, "weights": digest},
+        sizes=lambda: input_sizes(example),
+        shapes=lambda: shapes,
+        rebuilds=not own,
+        told=f"a model of your own ({type(example).__name__})",
+    )
+
+
+def _by_name(name: str, recipe: Recipe) -> Subject:
+    from keras_stoch.architectures import get_architecture
+
+    architecture = get_architecture(name)
+    low_res, high_res = recipe.low_res or architecture.low_res, None
+    arguments = {"low_res": low_res, "dropout": recipe.dropout, "drop_connect": recipe.drop_connect}
+    if architecture.join is not None:
+        high_res = recipe.high_res or architecture.high_res
+        arguments |= {"high_res": high_res, "window_sharing": recipe.window_sharing}
+    elif recipe.high_res is not None:
+        raise ValueError(f"{name!r} has no high-resolution input. Received: high_res={recipe.high_res}")
+    elif recipe.passes > 1:
+        raise ValueError(f"{name!r} draws no windows to average over. Received: passes={recipe.passes}")
+    if recipe.mixed_precision:
+        arguments["dtype"] = recipe.mixed_precision
+
+    def build(seed):
+        from keras_stoch.models import create_model
+
+        return create_model(name, **arguments, seed=seed)
+
+    def shapes():
+        low = (None, low_res, low_res, 3)
+        return {"low_res": low, "high_res": (None, high_res, high_res, 3)} if high_res else low
+
+    identity = {"kind": "name", "name": name, "arguments": arguments}
+    return Subject(build, identity, lambda: (low_res, high_res), shapes, True, name)
