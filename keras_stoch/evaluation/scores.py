@@ -59,7 +59,9 @@ class Members:
         if self.folder is not None:
             self.weights = weights_digest(*(Path(run) / "best.weights.h5" for run in runs))
 
-    def score(self, data, split, *, root=None, passes: int = 1, batch_size: int = 32, mixed=False, progress=False) -> Scores:
+    def score(
+        self, data, split, *, root=None, passes: int = 1, batch_size: int = 32, mixed=False, progress=False
+    ) -> Scores:
         """Asks all models about the images of a split.
 
         Args:

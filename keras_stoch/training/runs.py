@@ -314,6 +314,13 @@ def check_run(folder, which="best", passes: int = 1) -> dict:
     return config
 
 
+def check_runs(folder, passes: int = 1):
+    """`check_run` of a run, or of every run in a folder of runs."""
+    inside = [] if (Path(folder) / "config.json").is_file() else Path(folder).glob("run-*/config.json")
+    for run in [config.parent for config in inside] or [folder]:
+        check_run(run, passes=passes)
+
+
 def loaded(model, which="best"):
     """The model of a run, where the run's folder is given instead of a model; see `load_run`."""
     return load_run(model, which) if isinstance(model, str | Path) else model
