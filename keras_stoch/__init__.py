@@ -31,6 +31,7 @@ _EXPORTS = {
     "compare": "evaluation.comparison",
     "create_model": "models",
     "evaluate": "evaluation.assessment",
+    "evidence": "evaluation.evidence",
     "export": "serving.export",
     "fit": "training.fit",
     "load_model": "models",

@@ -35,6 +35,7 @@ def make_parser() -> Parser:
         training.add_fit,
         evaluation.add_evaluate,
         evaluation.add_compare,
+        evaluation.add_evidence,
         evaluation.add_predict,
         serving.add_export,
         training.add_experiment,

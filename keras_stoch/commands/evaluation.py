@@ -1,4 +1,4 @@
-"""Commands on trained runs: evaluate, compare, predict."""
+"""Commands on trained runs: evaluate, compare, evidence, predict."""
 
 import sys
 from pathlib import Path
@@ -9,6 +9,7 @@ from keras_stoch.files import check_no_file, check_prepared, write_atomically
 from keras_stoch.training.runs import check_run, check_runs
 
 SPLITS = ("train", "validation", "all")
+FIGURES = (".png", ".svg", ".pdf", ".jpg")
 MEASURES = ("auc", "partial_auc", "average_precision", "brier", "log_loss")
 
 
@@ -109,6 +110,34 @@ def _compare(options):
     print(found)
     if options.out:
         print(found.save(options.out))
+
+
+def add_evidence(commands):
+    command = add_command(
+        commands, "evidence", _evidence, "which regions of a photograph carry its score, from draws of the windows"
+    )
+    command.add_argument("run_folder", metavar="RUN", help="such as runs/split/run-0, of a model with a detail branch")
+    command.add_argument("photograph", metavar="PHOTO", help="a photograph of any size")
+    command.add_argument("--draws", type=int, default=200, metavar="N", help="more make the map surer")
+    command.add_argument("--cells", type=int, default=8, metavar="N", help="per side of the map")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws")
+    command.add_argument(
+        "--out", default="evidence.png", metavar="FILE", help="figure to write; the numbers go beside it, as .csv"
+    )
+
+
+def _evidence(options):
+    from keras_stoch.files import write_atomically
+
+    path = place_for(options.out)
+    if path.suffix.lower() not in FIGURES:
+        raise ValueError(f"--out must end with one of {', '.join(FIGURES)}. Received: {path}")
+    found = keras_stoch.evidence(
+        options.run_folder, options.photograph, draws=options.draws, cells=options.cells, seed=options.seed
+    )
+    print(found)
+    print(found.figure(path))
+    print(write_atomically(path.with_suffix(".csv"), found.table().to_csv(index=False, lineterminator="\n")))
 
 
 def add_predict(commands):

@@ -29,7 +29,10 @@ CONTRAST = 12.0  # root mean square of the network in grey levels, at strength 1
 SENSOR_NOISE = 2.0  # grey levels
 
 
-def draw_lesion(target: int, seed, size: int = 1024, strength: float = 1.0) -> np.ndarray:
+HALVES = ("left", "right", "top", "bottom")
+
+
+def draw_lesion(target: int, seed, size: int = 1024, strength: float = 1.0, half: str | None = None) -> np.ndarray:
     """One lesion on skin.
 
     Args:
@@ -39,6 +42,7 @@ def draw_lesion(target: int, seed, size: int = 1024, strength: float = 1.0) -> n
         size: side in pixels, at least 64.
         strength: 0 makes the classes equal; at 1 a filter separates them at full resolution; up to 3, where small
             networks learn to in a few epochs.
+        half: "left", "right", "top" or "bottom": the part of the lesion that has the network; None for all of it.
 
     Returns:
         uint8 array (size, size, 3).
@@ -49,18 +53,43 @@ def draw_lesion(target: int, seed, size: int = 1024, strength: float = 1.0) -> n
         raise ValueError(f"size must be an integer of at least 64. Received: {size!r}")
     if not 0 <= strength <= 3:
         raise ValueError(f"strength must lie between 0 and 3. Received: {strength!r}")
+    if half is not None and half not in HALVES:
+        raise ValueError(f"half must be None or one of {', '.join(HALVES)}. Received: {half!r}")
     rng = np.random.default_rng(seed)
     inside, edge = _shape(rng, size)
     picture = _colours(rng, size, inside)
     picture = _hairs(rng, picture, size)
     # Drawn for both targets alike, so that everything else stays the same.
     amount = rng.uniform(0, 0.3) + 0.7 * strength * target
-    network = _network(rng, size) * (CONTRAST * amount) * (0.35 * inside + 0.65 * edge)
+    network = _network(rng, size) * (CONTRAST * amount) * _place(inside, edge, half)
     noise = rng.standard_normal((size, size), np.float32) * SENSOR_NOISE
     # Room for the network on both sides: where it were cut off at 0 or 255, its contrast would shift the mean colour.
     room = 2.5 * CONTRAST * max(1.0, strength)
     picture = np.clip(picture, room, 255 - room) + (network + noise)[..., None]
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+def network_place(seed, size: int = 1024, half: str | None = None) -> np.ndarray:
+    """Where the network of a lesion is, and how strong there: float32 (size, size), 0 to 1.
+
+    Args:
+        seed, size, half: as `draw_lesion` was given them.
+    """
+    return _place(*_shape(np.random.default_rng(seed), size), half)
+
+
+def _place(inside, edge, half):
+    place = 0.35 * inside + 0.65 * edge
+    if half is None:
+        return place
+    axis = 1 if half in ("left", "right") else 0
+    along = np.arange(len(inside), dtype=np.float32)
+    profile = inside.sum(1 - axis)
+    centre = (profile * along).sum() / profile.sum()
+    # Soft over a few pixels: a hard border would be a detail of its own.
+    share = np.clip(0.5 + (centre - along) / 8, 0, 1) * np.float32(1)
+    share = share if half in ("left", "top") else 1 - share
+    return place * (share[None, :] if axis else share[:, None])
 
 
 def write_lesions(

@@ -10,6 +10,7 @@ _EXPORTS = {
     "compare": "comparison",
     "draw_logits": "predictions",
     "evaluate": "assessment",
+    "evidence": "evidence",
     "mean_logit": "predictions",
     "predict": "predictions",
     "predict_photographs": "predictions",

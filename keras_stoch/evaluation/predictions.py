@@ -1,5 +1,7 @@
 """Predictions, averaged over draws of the windows. Section 4.1.7 of the paper."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pandas as pd
@@ -156,6 +158,35 @@ def predict_photographs(model, paths, *, passes: int = 1, batch_size: int = 16, 
     for row, of_image in zip(readable, draws, strict=True):
         row["probability"], row["spread"] = float(of_image.mean()), float(of_image.std())
     return pd.DataFrame(rows, columns=["file", "probability", "spread", "error"])
+
+
+def prepared_inputs(model, photograph) -> dict[str, np.ndarray]:
+    """One photograph as a batch for a model with a detail branch: "low_res" and "high_res", uint8.
+
+    Args:
+        model: a model with the inputs low_res and high_res.
+        photograph: path, prepared as by `predict_photographs`; or uint8 pixels (high_res, high_res, 3).
+
+    Raises:
+        ValueError: if it can not be read, or has another size.
+    """
+    low_res, high_res = input_sizes(model)
+    if isinstance(photograph, str | Path):
+        settings = Settings(size=max(high_res, 1024, low_res), min_side=1)
+        try:
+            with no_warnings():
+                image, _ = prepare_image(open_image(photograph), settings)
+        except Dropped as reason:
+            raise ValueError(f"{photograph} can not be read: {reason}") from None
+        if high_res != image.width:
+            image = image.resize((high_res,) * 2, Image.Resampling.BILINEAR)
+    else:
+        pixels, shape = np.asarray(photograph), (high_res, high_res, 3)
+        if pixels.shape != shape or pixels.dtype != np.uint8:
+            raise ValueError(f"Pixels must be uint8 of the shape {shape}. Received: {pixels.dtype}, {pixels.shape}")
+        image = Image.fromarray(pixels)
+    small = np.asarray(image.resize((low_res,) * 2, Image.Resampling.BILINEAR))
+    return {"low_res": small[None], "high_res": np.asarray(image)[None]}
 
 
 def draw_logits(model, batches, passes: int = 1) -> np.ndarray:

@@ -179,6 +179,7 @@ def test_every_subcommand_has_help(capsys):
         "fit",
         "evaluate",
         "compare",
+        "evidence",
         "predict",
         "export",
         "experiment",
