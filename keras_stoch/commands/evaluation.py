@@ -127,11 +127,16 @@ def add_evidence(commands):
 
 
 def _evidence(options):
-    from keras_stoch.files import write_atomically
-
-    path = place_for(options.out)
+    model = check_run(options.run_folder)
+    if "high_res" not in model["arguments"]:
+        raise ValueError(f"{model['name']!r} draws no windows to learn from; a model with a detail branch does")
+    if not Path(options.photograph).is_file():
+        raise ValueError(f"No such photograph: {options.photograph}")
+    path = Path(options.out)
     if path.suffix.lower() not in FIGURES:
         raise ValueError(f"--out must end with one of {', '.join(FIGURES)}. Received: {path}")
+    place_for(path)
+    load_tensorflow()
     found = keras_stoch.evidence(
         options.run_folder, options.photograph, draws=options.draws, cells=options.cells, seed=options.seed
     )

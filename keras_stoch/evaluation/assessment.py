@@ -138,7 +138,7 @@ class Evaluation:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in (
-            ("predictions", self.images.drop(columns="hash", errors="ignore")),
+            ("predictions", self.images.drop(columns=["hash", "sha256"], errors="ignore")),
             ("roc", self.curve),
             ("subgroups", self.subgroups),
         ):

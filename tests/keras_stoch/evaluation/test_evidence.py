@@ -135,7 +135,7 @@ def test_wrong_arguments(tiny):
             keras_stoch.evidence(*arguments, **options)
 
 
-def test_from_the_command_line(tiny, stem_run, tmp_path, capsys):
+def test_from_the_command_line(tiny, stem_run, plain_run, tmp_path, capsys):
     photograph = tmp_path / "photo.jpg"
     Image.fromarray(draw_lesion(1, 0, 128)).save(photograph)
     out = tmp_path / "new" / "map.png"
@@ -150,6 +150,10 @@ def test_from_the_command_line(tiny, stem_run, tmp_path, capsys):
     assert f"error: {photograph} can not be read: " in capsys.readouterr().err
     assert main([*arguments[:-1], str(tmp_path / "map.txt")]) == 2
     assert "--out must end with one of .png, .svg" in capsys.readouterr().err
+    assert main(["evidence", str(stem_run), str(tmp_path / "none.jpg")]) == 2
+    assert "No such photograph: " in capsys.readouterr().err
+    assert main(["evidence", str(plain_run), str(photograph)]) == 2
+    assert "'tiny' draws no windows to learn from" in capsys.readouterr().err
 
 
 def test_the_network_is_in_its_half_only():
