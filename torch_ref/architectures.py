@@ -4,6 +4,7 @@ The counterpart of `keras_stoch/architectures.py`, written independently from th
 EfficientNet (Tan and Le, 2019) and sections 4.1.1-4.1.4 of the paper.
 """
 
+import difflib
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -91,4 +92,6 @@ def get_architecture(name: str) -> Architecture:
         return ARCHITECTURES[name]
     except KeyError:
         known = ", ".join(ARCHITECTURES)
-        raise ValueError(f"Unknown model. Expected one of {known}. Received: name={name!r}") from None
+        near = difflib.get_close_matches(str(name), ARCHITECTURES, 1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Unknown model. Expected one of {known}. Received: name={name!r}{hint}") from None

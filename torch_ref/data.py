@@ -27,7 +27,8 @@ class PreparedImages(torch.utils.data.Dataset):
     Items are ({"low_res", "high_res"}, target): uint8 tensors (3, side, side) and a float32 scalar.
 
     Raises:
-        ValueError: if the folder has no manifest or no image of this split.
+        ValueError: if the folder has no manifest or no image of this split, or an image is missing or damaged, or has
+            another size than the first.
     """
 
     def __init__(self, folder, split="train", low_res=224, high_res=1024, augment=False, seed=0):
@@ -41,14 +42,27 @@ class PreparedImages(torch.utils.data.Dataset):
             raise ValueError(f"No image of split {split!r} in {folder}")
         self.files = [row["file"] for row in rows]
         self.targets = np.array([float(row["target"]) for row in rows], np.float32)
-        with Image.open(self.folder / self.files[0]) as image:
+        missing = [name for name in self.files if not (self.folder / name).is_file()]
+        if missing:
+            raise ValueError(f"{len(missing)} files of {folder} are missing, first {self.folder / missing[0]}")
+        with self._open(0) as image:
             self.size = image.width
         if max(high_res or 0, low_res) > self.size:
-            raise ValueError(f"The prepared images have {self.size} pixels a side, less than {low_res=}, {high_res=}")
+            wanted = f"high_res={high_res}" if high_res else f"low_res={low_res}"
+            raise ValueError(f"The prepared images have {self.size} pixels a side, less than {wanted}")
         # JPEGs can be decoded at a half, a quarter or an eighth; by the largest that divides the side without rest.
         ratios = [r for r in (8, 4, 2, 1) if self.size % r == 0 and self.size // r >= (high_res or low_res)]
         self.ratio = ratios[0]
         self.set_epoch(0)
+
+    def _open(self, index) -> Image.Image:
+        """An image that is not decoded yet."""
+        path = self.folder / self.files[index]
+        try:
+            return Image.open(path)
+        except Exception as error:
+            reason = str(error).partition(" '")[0]  # without the path, which stands in front already
+            raise ValueError(f"{path} is damaged ({reason}); prepare it again") from None
 
     def set_epoch(self, epoch: int):
         """Draws the transforms of this epoch."""
@@ -61,10 +75,19 @@ class PreparedImages(torch.utils.data.Dataset):
         return len(self.files)
 
     def __getitem__(self, index):
-        with Image.open(self.folder / self.files[index]) as file:
+        with self._open(index) as file:
+            if file.size != (self.size,) * 2:
+                found, wanted = f"{file.width}x{file.height}", f"{self.size}x{self.size}"
+                raise ValueError(
+                    f"{self.folder / self.files[index]} has {found} pixels, not {wanted}; prepare it again"
+                )
             if file.format == "JPEG":
                 file.draft("RGB", (self.size // self.ratio,) * 2)
-            image = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
+            try:
+                pixels = np.array(file.convert("RGB"))
+            except Exception as error:  # Pillow's decoders raise what they like
+                raise ValueError(f"{self.folder / self.files[index]} is damaged ({error}); prepare it again") from None
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
         if self.high_res and image.shape[-1] != self.high_res:
             image = reduce(image, self.high_res)
         if self.augment:

@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all: what checkpoints, tables and exports need and none owns."""
+"""Files that appear whole or not at all, and locks: what checkpoints, tables and exports need and none owns."""
 
 import contextlib
 import csv
+import hashlib
 import os
 from pathlib import Path
 
@@ -15,6 +16,31 @@ def replacing(path: Path):
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str, wait: float = 0.0):
+    """Holds a lock file, which ends with the process that holds it; ValueError that says `busy` if another does.
+
+    Args:
+        path: of the file.
+        busy: what to say.
+        wait: seconds to wait for it.
+    """
+    import filelock
+
+    try:
+        held = filelock.FileLock(path, timeout=wait).acquire()
+    except filelock.Timeout:
+        raise ValueError(busy) from None
+    with held:
+        yield
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 digest of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, text: str):

@@ -6,7 +6,9 @@ trains on several processes (DistributedDataParallel, nccl on GPUs, gloo on CPUs
 gives the batches, `engine` takes the steps, `runs` keeps what comes of them; here is what happens when.
 """
 
+import contextlib
 import math
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from torch_ref.architectures import get_architecture
 from torch_ref.models import create_model
 from torch_ref.training.engine import train_step, validation_step
 from torch_ref.training.optimizer import make_optimizer
@@ -24,7 +27,7 @@ from torch_ref.training.strategies import Strategy, get_strategy
 
 
 def fit(
-    model: str, data, out, *, runs: int = 1, seed: int = 0, device=None, num_workers: int = 0, **recipe
+    model: str, data, out, *, runs: int = 1, seed: int = 0, device=None, num_workers: int = 0, progress=False, **recipe
 ) -> list[dict]:
     """Trains a model by name on a prepared folder, and writes the files that `keras_stoch.fit` writes.
 
@@ -39,22 +42,28 @@ def fit(
         seed: of weights, order, augmentation, windows and dropout.
         device: "cpu", "cuda", ...; CUDA where there is one by default.
         num_workers: processes that read images.
+        progress: say on stderr what is trained on what, with a line for each epoch.
         **recipe: fields of `Recipe`.
 
     Returns:
         A dict per run, as in result.json.
 
     Raises:
-        ValueError: for unknown options or models, or a folder that is not prepared.
+        ValueError: for unknown options or models, a folder that is not prepared, or one that another process trains in.
         FloatingPointError: if the loss is no number any more; the last epoch's weights are kept.
     """
     recipe = make_recipe(recipe)
+    if get_architecture(model).join is None:
+        for name, unset in (("high_res", None), ("passes", 1)):
+            if getattr(recipe, name) != unset:
+                raise ValueError(f"{model!r} draws no windows. Received: {name}={getattr(recipe, name)}")
     for name, value, least in (("runs", runs, 1), ("seed", seed, 0)):
         if not is_int(value) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}. Received: {value!r}")
     with get_strategy(device) as strategy:
+        progress = progress and strategy.is_chief
         return [
-            _train(model, data, Path(out) / f"run-{run}", recipe, seed + run, num_workers, strategy)
+            _run(model, data, Path(out) / f"run-{run}", recipe, seed + run, num_workers, strategy, progress)
             for run in range(runs)
         ]
 
@@ -74,8 +83,22 @@ def _draws_seed(seed, strategy: Strategy) -> int:
     return seed * 1_000_003 + strategy.rank
 
 
-def _train(name, data, path, recipe, seed, num_workers, strategy: Strategy) -> dict:
+def _run(name, data, path, recipe, seed, num_workers, strategy: Strategy, progress) -> dict:
+    """One run: what is known of it, and what comes of it."""
+    source = make_source(name, data, recipe, seed, num_workers, strategy)
+    config = {"model": name, "recipe": asdict(recipe), "data": source.identity, "seed": seed}
+    config |= {"processes": strategy.world, "device": strategy.device.type}
+    with contextlib.closing((RunFolder if strategy.is_chief else Spectator)(path, config)) as folder:
+        ended = folder.ended()
+        if progress:
+            told = f"has ended: {ended['epochs']} epochs" if ended else f"on {source.told}"
+            print(f"{name}, {path}, {told}", file=sys.stderr, flush=True)
+        return _train(name, source, folder, recipe, seed, strategy, progress) if ended is None else ended
+
+
+def _train(name, source, folder, recipe, seed, strategy: Strategy, progress) -> dict:
     """One run, from its beginning to its end."""
+    path = folder.path
     net = _model(name, recipe, seed, strategy)
     model = strategy.distribute(net, recipe.sync_batch_norm)
     # Weights come from the same seed in every process; what is drawn from here on must differ.
@@ -83,13 +106,6 @@ def _train(name, data, path, recipe, seed, num_workers, strategy: Strategy) -> d
     optimizer = make_optimizer(net, recipe)
     device = strategy.device
     scaler = torch.amp.GradScaler(device.type) if recipe.mixed_precision == "float16" else None
-    source = make_source(name, data, recipe, seed, num_workers, strategy)
-    config = {"model": name, "recipe": asdict(recipe), "data": source.identity, "seed": seed}
-    config |= {"processes": strategy.world, "device": device.type}
-    folder = (RunFolder if strategy.is_chief else Spectator)(path, config)
-    ended = folder.ended()
-    if ended is not None:
-        return ended
     folder.begin()
     best, best_epoch, seconds = -math.inf, -1, 0.0
     for epoch in range(recipe.epochs):
@@ -126,16 +142,19 @@ def _train(name, data, path, recipe, seed, num_workers, strategy: Strategy) -> d
             "learning_rate": recipe.rate(epoch),
             "seconds": spent,
         }
-        if val_auc > best:
-            best, best_epoch = val_auc, epoch
+        # One class only has no AUC; the first weights are then the best that are known.
+        if val_auc > best or best_epoch < 0:
+            best, best_epoch = max(best, val_auc), epoch
             folder.save_weights(net, "best")
         folder.save_weights(net, "last")
         folder.add_epoch(row)
+        if progress:
+            print(_line(row, recipe.epochs), file=sys.stderr, flush=True)
     result = {
         "seed": seed,
         "epochs": recipe.epochs,
         "best_epoch": best_epoch,
-        "best_val_auc": best,
+        "best_val_auc": best if math.isfinite(best) else math.nan,
         "final_val_auc": row["val_auc"],
         "final_val_loss": row["val_loss"],
         "seconds": round(seconds, 1),
@@ -162,6 +181,16 @@ def _validate(net, source, recipe: Recipe, device) -> tuple[float, float]:
 
 def _to(inputs, device):
     return {key: value.to(device, non_blocking=True) for key, value in inputs.items()}
+
+
+def _line(row, epochs) -> str:
+    """What the log says of an epoch; the time left is that of as many epochs as this one."""
+    left = row["seconds"] * (epochs - row["epoch"] - 1)
+    return (
+        f"epoch {row['epoch'] + 1}/{epochs}: loss {row['train_loss']:.4f}, AUC {row['train_auc']:.4f}, validation loss "
+        f"{row['val_loss']:.4f}, AUC {row['val_auc']:.4f}, rate {row['learning_rate']:.3g}, {row['seconds']:.1f} s, "
+        f"{left / 60:.0f} min left"
+    )
 
 
 def _kept(path, epoch) -> str:

@@ -1,6 +1,8 @@
 """Where the batches of a training run come from: a prepared folder, checked beforehand."""
 
+import csv
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from torch_ref.architectures import get_architecture
 from torch_ref.data import make_loader
+from torch_ref.files import sha256
 from torch_ref.training.recipe import Recipe
 from torch_ref.training.strategies import Strategy
 
@@ -17,13 +20,15 @@ class Source:
     """Where batches come from.
 
     Attributes:
-        identity: a digest that tells one manifest from another.
+        identity: plain values that tell one prepared folder from another, by what is in it.
         train, validation: loaders; `begin_epoch` tells them the epoch.
+        told: what is trained on, in words.
     """
 
-    identity: str
+    identity: dict
     train: DataLoader
     validation: DataLoader
+    told: str = ""
 
     def begin_epoch(self, epoch: int):
         """Draws the order and the transforms of this epoch."""
@@ -64,5 +69,39 @@ def make_source(name: str, data, recipe: Recipe, seed: int, num_workers: int, st
             raise ValueError(f"Split {side!r} must have images of both targets, 0 and 1. Received: {sorted(found)}")
     if len(train.batch_sampler) == 0:
         raise ValueError(f"{len(train.dataset)} training images fill no batch of {recipe.batch_size}")
-    digest = hashlib.sha256((Path(data) / "manifest.csv").read_bytes()).hexdigest()[:16]
-    return Source(digest, train, validation)
+    identity = _identity(Path(data))
+    counts = [
+        f"{len(targets)} ({int(targets.sum())} malignant)"
+        for targets in (train.dataset.targets, validation.dataset.targets)
+    ]
+    told = f"{identity['kind']} images of {identity['folder']}: {counts[0]} for training, {counts[1]} for validation"
+    return Source(identity, train, validation, told)
+
+
+def _identity(folder: Path) -> dict:
+    """The folder, how it was prepared, and digests of its manifest and of its pixels: the SHA-256 of every file as the
+    manifest has it, or else as it is, and its size now."""
+    with open(folder / "manifest.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        record = json.loads((folder / "prepare.json").read_text())
+    except (OSError, ValueError):
+        record = {}
+    kind = "generated" if "synthetic" in record else "prepared"
+
+    def pixels(row):
+        path = folder / row["file"]
+        return f"{row.get('hash')} {row.get('sha256') or sha256(path)} {path.stat().st_size}"
+
+    return {
+        "kind": kind,
+        "folder": str(folder.resolve()),
+        "images": len(rows),
+        "preparation": record.get("synthetic", record.get("settings")),
+        "manifest": _digest(f"{row['file']},{row['target']},{row.get('split')}" for row in rows),
+        "pixels": _digest(map(pixels, rows)),
+    }
+
+
+def _digest(lines) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
