@@ -7,6 +7,7 @@ Source: EfficientNet (Tan and Le, 2019), table 1, and sections 4.1.1-4.1.4 of "S
 High Resolution Medical Image Classification".
 """
 
+import difflib
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -124,5 +125,7 @@ def get_architecture(name: str) -> Architecture:
         ValueError: if there is no model of that name; the message lists those there are.
     """
     if name not in ARCHITECTURES:
-        raise ValueError(f"Unknown model. Expected one of {', '.join(ARCHITECTURES)}. Received: name={name!r}")
+        near = difflib.get_close_matches(str(name), ARCHITECTURES, 1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Unknown model. Expected one of {', '.join(ARCHITECTURES)}. Received: name={name!r}{hint}")
     return ARCHITECTURES[name]

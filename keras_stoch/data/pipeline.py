@@ -112,8 +112,8 @@ class Pipeline:
         self.targets = self.rows["target"].to_numpy(np.float32)
         if self.remainder == "drop" and self.steps == 0:
             raise ValueError(
-                f"{len(self.rows)} images of split {self.split!r} fill no batch of {self.batch_size}; "
-                "take smaller batches or remainder='keep'"
+                f"{len(self.rows)} images of split {self.split!r} fill no batch of {self.batch_size}; take a smaller "
+                "batch_size"
             )
         self.files = [str(self._root / name) for name in self.rows["file"]]
         self._shards = self._find_shards() if self.source == "shards" else None
@@ -123,10 +123,8 @@ class Pipeline:
                 raise ValueError(f"{len(missing)} files of {_named(self.data)} are missing, first {missing[0]}")
         self._size = self._image_size()
         if max(self.high_res or 0, self.low_res) > self._size:
-            raise ValueError(
-                f"The prepared images have {self._size} pixels a side, which is less than "
-                f"high_res={self.high_res}, low_res={self.low_res}"
-            )
+            wanted = f"high_res={self.high_res}" if self.high_res else f"low_res={self.low_res}"
+            raise ValueError(f"The prepared images have {self._size} pixels a side, which is less than {wanted}")
 
     @property
     def steps(self) -> int:
@@ -294,34 +292,45 @@ class Pipeline:
             with tf.io.gfile.GFile(f"{self._root}/prepare.json", "r") as file:
                 record = json.loads(file.read())
             return record["settings"]["size"]
-        with Image.open(io.BytesIO(first)) as image:
-            if image.width != image.height:
-                raise ValueError(
-                    f"{self.files[0]} is no square: {image.width}x{image.height}; prepare the images first"
-                )
-            return image.width
+        try:
+            with Image.open(io.BytesIO(first)) as image:
+                width, height = image.size
+        except Exception as error:  # Pillow's decoders raise what they like
+            reason = str(error).partition(" <")[0]  # the file in memory is of no interest
+            raise ValueError(f"{self.files[0]} is damaged ({reason}); prepare it again") from None
+        if width != height:
+            raise ValueError(f"{self.files[0]} is no square: {width}x{height}; prepare the images first")
+        return width
 
 
 @contextlib.contextmanager
 def damage_named(files):
-    """Around the use of batches: an image that can not be decoded is named, which TensorFlow does not do.
+    """Around the use of batches: an image that can not be decoded, or has another size, is named.
 
     Args:
         files: that the batches are made of.
 
     Raises:
-        ValueError: instead of TensorFlow's InvalidArgumentError, if one of the files is damaged.
+        ValueError: instead of TensorFlow's InvalidArgumentError, if one of the files is damaged, or has another size
+            than the first.
     """
     import tensorflow as tf
 
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
+        sizes = {}
         for file in files:
             try:
-                open_image(file)
+                size = open_image(file).size
             except Dropped as reason:
                 raise ValueError(f"{file} is damaged ({reason}); prepare it again") from error
+            sizes.setdefault(size, file)
+            if len(sizes) > 1:
+                (width, height), first = size, next(iter(sizes))
+                raise ValueError(
+                    f"{file} has {width}x{height} pixels, and {sizes[first]} {first[0]}x{first[1]}; prepare it again"
+                ) from error
         raise
 
 

@@ -255,7 +255,7 @@ def _claim(out: Path, settings: Settings):
     _check_out(out)
     (out / "images").mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock", f"{out} is being prepared by another process"):
-        for partial in [*out.glob(".*.partial"), *out.glob("images/.*.partial"), *out.glob("shards/.*.partial")]:
+        for partial in [*out.glob(".*.partial"), *out.glob("images/.*.partial"), *out.glob("shards/.*.partial*")]:
             partial.unlink()
         mine = json.dumps(asdict(settings))
         known = out / "settings.json"

@@ -1,9 +1,10 @@
 """A prepared folder as TFRecord files, for training from object storage. `pipeline` reads them."""
 
-import os
 from pathlib import Path
 
 import numpy as np
+
+from keras_stoch.files import full_disk_told, replacing
 
 
 def remove_shards(out: Path) -> list[str]:
@@ -29,8 +30,7 @@ def write_shards(manifest, out: Path, shards: int) -> list[str]:
         order = np.random.default_rng(0).permutation(rows.index.to_numpy())
         for part, indices in enumerate(np.array_split(order, number)):
             path = out / "shards" / f"{split}-{part:05d}-of-{number:05d}.tfrecord"
-            partial = path.with_name(f".{path.name}.partial")
-            with tf.io.TFRecordWriter(str(partial)) as writer:
+            with full_disk_told(), replacing(path) as partial, tf.io.TFRecordWriter(str(partial)) as writer:
                 for index in indices:
                     row = manifest.loc[index]
                     feature = {
@@ -40,7 +40,6 @@ def write_shards(manifest, out: Path, shards: int) -> list[str]:
                         "index": _int(tf, index),
                     }
                     writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
-            os.replace(partial, path)
             written.append(f"shards/{path.name}")
     return written
 

@@ -258,8 +258,9 @@ def _train(build, source, folder, recipe, seed, strategy, callbacks, progress, c
                 "seconds": round(spent, 2),
             }
             folder.add_epoch(row)
-            if val_auc > best:
-                best, best_epoch = val_auc, epoch
+            # One class only has no AUC; the first weights are then the best that are known.
+            if val_auc > best or best_epoch < 0:
+                best, best_epoch = max(best, val_auc), epoch
                 folder.save_weights(model, "best")
             folder.save_weights(model, "last")
             if writer is not None:
@@ -280,7 +281,7 @@ def _train(build, source, folder, recipe, seed, strategy, callbacks, progress, c
             "seed": seed,
             "epochs": epoch,
             "best_epoch": best_epoch,
-            "best_val_auc": best,
+            "best_val_auc": best if math.isfinite(best) else math.nan,
             "final_val_auc": last["val_auc"],
             "final_val_loss": last["val_loss"],
             "seconds": round(seconds, 1),

@@ -1,5 +1,6 @@
 """How to train: the options of `fit`, with the paper's values. Section 5.1.1."""
 
+import difflib
 import math
 from dataclasses import dataclass, fields
 
@@ -91,7 +92,9 @@ def make_recipe(options: dict) -> Recipe:
     known = [field.name for field in fields(Recipe)]
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ValueError(f"Unknown options: {', '.join(unknown)}. A recipe has: {', '.join(known)}")
+        near = [name for option in unknown for name in difflib.get_close_matches(option, known, 1)]
+        hint = f". Did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"Unknown options: {', '.join(unknown)}. A recipe has: {', '.join(known)}{hint}")
     return Recipe(**options)
 
 

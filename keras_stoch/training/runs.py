@@ -8,7 +8,7 @@
     best.weights.h5, last.weights.h5
     result.json          when the run has ended
     ../results.csv       one row per run of the experiment
-    .lock                held by the process that trains
+    ../.run-0.lock       held by the process that trains
 
 A checkpoint is the truth: on resuming, the tables are cut back to it and grow again.
 """
@@ -67,7 +67,8 @@ class RunFolder:
         with self._writable():
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as stack:
-                stack.enter_context(locked(self.path / ".lock", f"{self.path} is being trained by another process"))
+                lock = self.path.resolve().with_name(f".{self.path.name}.lock")
+                stack.enter_context(locked(lock, f"{self.path} is being trained by another process"))
                 for partial in [*self.path.glob(".*.partial*"), *self.checkpoints.glob(".*.partial")]:
                     partial.unlink()
                 before = _read(self.path / "config.json")

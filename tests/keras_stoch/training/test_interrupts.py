@@ -149,7 +149,7 @@ def test_a_second_process_is_refused_and_a_killed_one_lets_go(lesions, tmp_path)
     finally:
         process.kill()
         process.join()
-    with files.locked(out / "run-0" / ".lock", "still held"):
+    with files.locked(out / ".run-0.lock", "still held"):
         pass
 
 
