@@ -153,6 +153,25 @@ def test_a_second_preparation_is_refused(raw, tmp_path):
     assert prepare(raw, tmp_path / "out")["counts"]["kept"] == COUNT - 1
 
 
+def test_a_full_disk_leaves_no_half_shard(raw, tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    real = tf.io.TFRecordWriter.write
+
+    def full(self, record):
+        real(self, record)
+        raise tf.errors.ResourceExhaustedError(None, None, "x.tfrecord; No space left on device")
+
+    monkeypatch.setattr(tf.io.TFRecordWriter, "write", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        keras_stoch.prepare(raw, raw / "labels.csv", tmp_path / "out", settings=SETTINGS, shards=1)
+    assert not list((tmp_path / "out" / "shards").iterdir())
+    assert not (tmp_path / "out" / "manifest.csv").exists()
+    monkeypatch.undo()
+    record = keras_stoch.prepare(raw, raw / "labels.csv", tmp_path / "out", settings=SETTINGS, shards=1)
+    assert len(record["shards"]) == 2
+
+
 def test_a_full_disk_leaves_no_half_image(raw, whole, tmp_path, monkeypatch):
     from keras_stoch import files
 

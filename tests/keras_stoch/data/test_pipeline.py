@@ -1,5 +1,7 @@
 """Batches: what is in them, their order, resuming, workers, shards, and the torch twin."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_stoch.data.augment import reduce
-from keras_stoch.data.pipeline import Pipeline
+from keras_stoch.data.pipeline import Pipeline, damage_named
 from keras_stoch.data.prepare import Settings, prepare
 from keras_stoch.data.synthetic import write_lesions
 from torch_ref.data import make_loader
@@ -199,3 +201,44 @@ def test_bad_manifests(folder):
     ):
         with pytest.raises(ValueError, match=message):
             Pipeline(frame, root=folder, low_res=32, high_res=None)
+
+
+def damaged(path):
+    path.write_bytes(path.read_bytes()[:400])
+
+
+def no_picture(path):
+    path.write_bytes(b"no picture")
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def larger(path):
+    Image.new("RGB", (96, 96)).save(path, "JPEG")
+
+
+def oblong(path):
+    Image.new("RGB", (64, 48)).save(path, "JPEG")
+
+
+@pytest.mark.parametrize("position", [0, 7])
+@pytest.mark.parametrize("spoil", [damaged, no_picture, empty, larger, oblong])
+def test_an_image_that_can_not_be_used_is_named(lesions, tmp_path, spoil, position):
+    """The first one, by which the size is known, and another."""
+    shutil.copytree(lesions, tmp_path / "data")
+    names = pd.read_csv(lesions / "manifest.csv")["file"]
+    spoil(tmp_path / "data" / names[position])
+
+    def read():
+        pipeline = Pipeline(tmp_path / "data", None, batch_size=10, low_res=32, high_res=64)
+        with damage_named(pipeline.files):
+            for _ in pipeline.epoch(0):
+                pass
+
+    # Where the first has another size, it is the second that differs from it.
+    suspects = {names[position], names[1]} if spoil is larger else {names[position]}
+    with pytest.raises(ValueError, match="|".join(suspects)) as told:
+        read()
+    assert len(str(told.value)) < 500
