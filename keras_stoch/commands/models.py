@@ -38,12 +38,19 @@ def _windows(options):
     import numpy as np
     from PIL import Image
 
+    from keras_stoch.data.photographs import Dropped, no_warnings, open_image
+    from keras_stoch.data.prepare import Settings, prepare_image
     from keras_stoch.evaluation.figures import windows_figure
     from keras_stoch.windows import draw_windows, window_size
 
-    with Image.open(options.image) as image:
-        side = architecture.high_res
-        pixels = np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
+    side = architecture.high_res
+    settings = Settings(size=max(side, 1024), min_side=1)  # as `predict` prepares it
+    with no_warnings():
+        try:
+            image, _ = prepare_image(open_image(options.image), settings)
+        except Dropped as reason:
+            raise ValueError(f"{options.image}: {reason}") from None
+    pixels = np.asarray(image.resize((side, side), Image.Resampling.LANCZOS))
     window = window_size(((architecture.low_res + 1) // 2,) * 2, (3, 3), (2, 2))
     seed = keras.random.SeedGenerator(options.seed)
     draws = [np.asarray(draw_windows((side, side), window, architecture.stem_filters, seed=seed)) for _ in range(10)]

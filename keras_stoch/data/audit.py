@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy import fft
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from keras_stoch.data.labels import Labels, merge_labels, read_labels
-from keras_stoch.data.photographs import MAX_PIXELS, Dropped, find_sources, no_warnings, to_rgb
+from keras_stoch.data.photographs import Dropped, find_sources, no_warnings, open_image
 from keras_stoch.files import cores, write_atomically
 from keras_stoch.progress import progress_bar
 
@@ -316,12 +315,8 @@ def hash_sources(sources: dict[str, Path], progress=False) -> tuple[list[str], l
     def read(item):
         name, path = item
         try:
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    return None
-                image.draft("RGB", (256, 256))  # JPEGs are decoded at reduced scale
-                return name, image_hash(to_rgb(image))
-        except (Dropped, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return name, image_hash(open_image(path, draft=(256, 256)))
+        except Dropped:
             return None
 
     with no_warnings(), ThreadPoolExecutor(cores()) as pool, progress_bar(len(sources), "hash", progress) as bar:

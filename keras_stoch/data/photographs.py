@@ -4,16 +4,12 @@ import contextlib
 import warnings
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from keras_stoch.data.decoding import MAX_PIXELS, Dropped, decode
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MAX_PIXELS = 89_000_000  # ISIC's largest photographs have 36 million; more than this is refused as a bomb
 UNREADABLE = "unreadable"
-
-
-class Dropped(Exception):
-    """An image that is left out; the text says why."""
 
 
 def find_sources(folder, exclude=None) -> dict[str, Path]:
@@ -52,11 +48,15 @@ def check_folder(folder) -> Path:
     return Path(folder)
 
 
-def open_image(path) -> Image.Image:
-    """Opens a photograph upright as 8-bit RGB, whatever it was.
+def open_image(path, draft=None) -> Image.Image:
+    """Opens a photograph upright as 8-bit RGB in sRGB, whatever it was.
 
-    EXIF orientation is applied, palettes, grey and CMYK are converted, transparency is laid over white, 16 bits a
-    channel become 8 by division by 257, unless no value is above 255: those are 8 bits in a wider file.
+    EXIF orientation is applied; palettes, grey and CMYK are converted, colours by the file's profile; transparency is
+    laid over white; 16 bits a channel become 8, see `decoding.eight_bits`.
+
+    Args:
+        path: of the file.
+        draft: (width, height); JPEGs may be decoded at a reduced scale that is at least this large.
 
     Raises:
         Dropped: if it is no image, truncated, larger than `MAX_PIXELS`, or has values of unknown range.
@@ -65,8 +65,9 @@ def open_image(path) -> Image.Image:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Dropped(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS} are refused")
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            if draft:
+                image.draft(None, draft)
+            return decode(image, path)
     except Dropped:
         raise
     except Image.DecompressionBombError:
@@ -84,24 +85,3 @@ def no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of an image of any mode.
-
-    Raises:
-        Dropped: for values of unknown range.
-    """
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):  # "I;16", "I;16B" and 32-bit containers of 16-bit values
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise Dropped(f"grey values {values.min()} to {values.max()} fit neither 8 nor 16 bits")
-        return Image.fromarray(np.uint8(np.rint(values / (257 if values.max() > 255 else 1)))).convert("RGB")
-    if image.mode == "F":
-        raise Dropped("floating-point pixels of unknown range")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")

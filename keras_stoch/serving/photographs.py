@@ -3,90 +3,115 @@
 import tensorflow as tf
 
 from keras_stoch.data.augment import reduce
+from keras_stoch.data.decoding import BITS, MAX_PIXELS
 from keras_stoch.data.prepare import Settings
+from keras_stoch.serving.headers import bytes_at, encoded_bytes, read_header
+from keras_stoch.serving.profiles import in_srgb, refusal
 
-EXIF_BYTES = 4096  # of a JPEG are searched for its orientation, which stands right at the beginning
 
-
-def prepare_bytes(encoded, index, size: int, side: int):
+def prepare_bytes(encoded, index, size: int, side: int, max_pixels: int = MAX_PIXELS):
     """One encoded photograph through the steps of `prepare`, as operations of a graph.
+
+    What can't be done here is refused before the pixels are decoded: InvalidArgumentError.
 
     Args:
         encoded: scalar string: JPEG or PNG.
         index: scalar; its number in the request, for messages.
         size: side of the prepared square.
         side: side of the result, at most `size`.
+        max_pixels: photographs of more are refused.
 
     Returns:
         uint8 (side, side, 3).
     """
-    settings = Settings()
-    start = tf.io.decode_raw(tf.strings.substr(tf.strings.join([encoded, "\0" * 4]), 0, 4), tf.uint8)
+
+    def refused_unless(allowed, *words):
+        nonlocal encoded
+        with tf.control_dependencies([tf.debugging.Assert(allowed, ["images", index, *words])]):
+            encoded = tf.identity(encoded)
+
     # Not what else TensorFlow decodes: it takes the palette of a BMP for grey, and the fourth byte for transparency.
-    known = [b"\xff\xd8\xff", b"\x89PNG"]
-    matches = [tf.reduce_all(start[: len(magic)] == tf.constant(list(magic), tf.uint8)) for magic in known]
-    message = ["images", index, "is no photograph: it begins like no JPEG or PNG; bytes received:"]
-    checked = tf.debugging.Assert(tf.reduce_any(matches), [*message, tf.strings.length(encoded)])
-    with tf.control_dependencies([checked]):
-        encoded = tf.identity(encoded)
-    pixels = tf.cond(
-        matches[0],
-        # The accurate transform is the one that Pillow uses.
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_png(encoded, channels=0),
+    start = bytes_at(encoded_bytes(encoded), 0, 4)
+    known = tf.reduce_all(start[:3] == [0xFF, 0xD8, 0xFF]) | tf.reduce_all(start == tf.constant(list(b"\x89PNG")))
+    refused_unless(
+        known, "is no photograph: it begins like no JPEG or PNG; bytes received:", tf.strings.length(encoded)
     )
-    pixels = _upright(pixels, exif_orientation(encoded))
-    shape = tf.shape(pixels)
-    height, width = shape[0], shape[1]
-    crop = tf.minimum(height, width) > settings.crop_over
-    new_height, new_width = (tf.where(crop, settings.crop_to, n) for n in (height, width))
-    top, left = (height - new_height) // 2, (width - new_width) // 2
-    pixels = tf.slice(pixels, [top, left, 0], [new_height, new_width, -1])
-    image = tf.cond(tf.shape(pixels)[-1] == 3, lambda: tf.cast(pixels, tf.float32), lambda: _on_white(pixels))
+    header = read_header(encoded)
+    refused_unless(header.whole, "is damaged: its header does not end; bytes received:", tf.strings.length(encoded))
+    # The product of two large sides needs more than 32 bits.
+    pixels = tf.cast(header.height, tf.int64) * tf.cast(header.width, tf.int64)
+    refused_unless(
+        (header.width > 0) & (pixels <= max_pixels),
+        *("has more pixels than are allowed; height, width and limit:", header.height, header.width, max_pixels),
+    )
+    why = refusal(header)
+    refused_unless(why == b"", why)
+    wide = ~header.jpeg & (header.depth == 16)
+    image = tf.cond(
+        header.jpeg,
+        # The accurate transform is the one that Pillow uses.
+        lambda: _cropped(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"), header),
+        lambda: tf.cond(wide, lambda: _sixteen_bits(encoded, header), lambda: _eight_bits(encoded, header)),
+    )
+    image = in_srgb(image, header)
+    image = tf.cond(header.transparent, lambda: _on_white(image), lambda: image)
     image = tf.ensure_shape(image, (None, None, 3))
     image = tf.image.resize(image, (size, size), method="lanczos3", antialias=True)
     image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
     return reduce(image, side) if side != size else image
 
 
-def _on_white(pixels):
-    """Three channels of one, two or four: grey is repeated, transparency laid over white. uint8 -> float32."""
-    channels = tf.shape(pixels)[-1]
-    alpha = tf.cond(
-        channels % 2 == 0,
-        lambda: tf.cast(pixels[..., -1:], tf.float32) / 255.0,
-        lambda: tf.ones_like(pixels[..., :1], tf.float32),
-    )
-    colours = tf.where(channels <= 2, [0, 0, 0], [0, 1, 2])
-    return tf.cast(tf.gather(pixels, colours, axis=-1), tf.float32) * alpha + 255.0 * (1.0 - alpha)
-
-
 def exif_orientation(encoded):
-    """The orientation tag of a JPEG, 1 to 8; 1 if it has none. Scalar string -> int32 scalar.
+    """The orientation of a JPEG or PNG, 1 to 8; 1 if it has none. Scalar string -> int32 scalar."""
+    return read_header(encoded).orientation
 
-    Cameras store turned pictures as they were taken and note how to turn them (EXIF 2.32, tag 0x0112 of IFD 0).
-    """
-    # Padded, so that a broken file that points behind its end finds zeros.
-    data = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 0, EXIF_BYTES), tf.uint8), tf.int32)
-    data = tf.pad(data, [[0, 512]])
-    last = tf.shape(data)[0] - 1
-    marker = list(b"Exif\0\0")
-    count = tf.shape(data)[0] - len(marker)
-    found = tf.reduce_all([data[n : n + count] == byte for n, byte in enumerate(marker)], axis=0)
-    base = tf.cast(tf.argmax(tf.cast(found, tf.int32)), tf.int32) + len(marker)
-    little = data[base] == ord("I")
 
-    def short(position):
-        first, second = (tf.gather(data, tf.clip_by_value(position + n, 0, last)) for n in (0, 1))
-        return tf.where(little, first + 256 * second, second + 256 * first)
+def _eight_bits(encoded, header):
+    """Of a PNG: uint8 (height, width, 3), or 4 with transparency, which TensorFlow drops unless asked for four."""
+    return tf.cond(
+        header.transparent,
+        lambda: _cropped(tf.io.decode_png(encoded, channels=4), header),
+        lambda: _cropped(tf.io.decode_png(encoded, channels=3), header),
+    )
 
-    # The offset has four bytes, of which two are enough for where a directory can stand here.
-    directory = base + short(base + tf.where(little, 4, 6))
-    entries = directory + 2 + 12 * tf.range(40)
-    matches = (short(entries) == 0x0112) & (tf.range(40) < short(directory))
-    value = tf.reduce_max(tf.where(matches, short(entries + 8), 0))
-    valid = tf.reduce_any(found) & (data[0] == 0xFF) & (value >= 1) & (value <= 8)
-    return tf.where(valid, value, 1)
+
+def _sixteen_bits(encoded, header):
+    """The same of a PNG of 16 bits, by the rule of `data.decoding.eight_bits`."""
+    values = tf.cond(
+        header.transparent,
+        lambda: tf.io.decode_png(encoded, channels=4, dtype=tf.uint16),
+        lambda: tf.io.decode_png(encoded, channels=3, dtype=tf.uint16),
+    )
+    largest = tf.reduce_max(tf.cast(tf.reduce_max(values, axis=1), tf.int32), axis=0)  # of each channel
+    colours = tf.reduce_max(largest[:3])
+    tops = tf.constant([2**bits - 1 for bits in BITS])
+
+    def top(value):
+        return tf.cast(tf.reduce_min(tf.where(value <= tops, tops, tops[-1])), tf.float32)
+
+    tops_of_channels = tf.fill([3], top(colours))
+    # A transparent value in the place of an alpha channel is 0 or 65535.
+    tops_of_channels = tf.concat([tops_of_channels, [top(tf.reduce_max(largest))]], 0)[: tf.shape(largest)[0]]
+    scaled = tf.cast(_cropped(values, header), tf.float32) * (255.0 / tops_of_channels)
+    return tf.cast(tf.round(scaled), tf.uint8)
+
+
+def _cropped(pixels, header):
+    """Upright, and the centre alone if it is very large."""
+    settings = Settings()
+    pixels = _upright(pixels, header.orientation)
+    shape = tf.shape(pixels)
+    height, width = shape[0], shape[1]
+    crop = tf.minimum(height, width) > settings.crop_over
+    new_height, new_width = (tf.where(crop, settings.crop_to, n) for n in (height, width))
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    return tf.slice(pixels, [top, left, 0], [new_height, new_width, -1])
+
+
+def _on_white(pixels):
+    """uint8 (height, width, 4) -> (height, width, 3)."""
+    colours, alpha = tf.cast(pixels[..., :3], tf.float32), tf.cast(pixels[..., 3:], tf.float32) / 255.0
+    return tf.cast(tf.round(colours * alpha + 255.0 * (1.0 - alpha)), tf.uint8)
 
 
 def _upright(image, orientation):
