@@ -46,6 +46,7 @@ class Served:
             )
         # Traced once, and called by all endpoints.
         self.core = traced(self.probability, *self.signature)
+        self.decode = traced(self._decode, tf.TensorSpec((None,), tf.string, "images"))
 
     @property
     def per_image(self) -> bool:
@@ -101,7 +102,7 @@ class Served:
         """The small images, as the input pipeline makes them."""
         return reduce(images, self.low_res)
 
-    def decode(self, encoded):
+    def _decode(self, encoded):
         """Encoded photographs -> dict of uint8 "low_res" and "high_res" (if the model has that)."""
         side = self.high_res or self.low_res
         indices = tf.range(tf.shape(encoded)[0])

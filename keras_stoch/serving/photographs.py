@@ -50,10 +50,10 @@ def prepare_bytes(encoded, index, size: int, side: int, max_pixels: int = MAX_PI
     image = tf.cond(
         header.jpeg,
         # The accurate transform is the one that Pillow uses.
-        lambda: _cropped(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"), header),
-        lambda: tf.cond(wide, lambda: _sixteen_bits(encoded, header), lambda: _eight_bits(encoded, header)),
+        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.cond(wide, lambda: _sixteen_bits(encoded, header), lambda: _png(encoded, header, tf.uint8)),
     )
-    image = in_srgb(image, header)
+    image = in_srgb(_cropped(image, header), header)
     image = tf.cond(header.transparent, lambda: _on_white(image), lambda: image)
     image = tf.ensure_shape(image, (None, None, 3))
     image = tf.image.resize(image, (size, size), method="lanczos3", antialias=True)
@@ -66,34 +66,31 @@ def exif_orientation(encoded):
     return read_header(encoded).orientation
 
 
-def _eight_bits(encoded, header):
-    """Of a PNG: uint8 (height, width, 3), or 4 with transparency, which TensorFlow drops unless asked for four."""
+def _png(encoded, header, dtype):
+    """(height, width, 3), or 4 with transparency, which TensorFlow drops unless asked for four."""
     return tf.cond(
         header.transparent,
-        lambda: _cropped(tf.io.decode_png(encoded, channels=4), header),
-        lambda: _cropped(tf.io.decode_png(encoded, channels=3), header),
+        lambda: tf.io.decode_png(encoded, channels=4, dtype=dtype),
+        lambda: tf.io.decode_png(encoded, channels=3, dtype=dtype),
     )
 
 
 def _sixteen_bits(encoded, header):
-    """The same of a PNG of 16 bits, by the rule of `data.decoding.eight_bits`."""
-    values = tf.cond(
-        header.transparent,
-        lambda: tf.io.decode_png(encoded, channels=4, dtype=tf.uint16),
-        lambda: tf.io.decode_png(encoded, channels=3, dtype=tf.uint16),
-    )
+    """The same of a PNG of 16 bits, as uint8 by the rule of `data.decoding.eight_bits`."""
+    values = _png(encoded, header, tf.uint16)
     largest = tf.reduce_max(tf.cast(tf.reduce_max(values, axis=1), tf.int32), axis=0)  # of each channel
-    colours = tf.reduce_max(largest[:3])
     tops = tf.constant([2**bits - 1 for bits in BITS])
 
-    def top(value):
-        return tf.cast(tf.reduce_min(tf.where(value <= tops, tops, tops[-1])), tf.float32)
+    def scale(value):
+        return 255.0 / tf.cast(tf.reduce_min(tf.where(value <= tops, tops, tops[-1])), tf.float32)
 
-    tops_of_channels = tf.fill([3], top(colours))
-    # A transparent value in the place of an alpha channel is 0 or 65535.
-    tops_of_channels = tf.concat([tops_of_channels, [top(tf.reduce_max(largest))]], 0)[: tf.shape(largest)[0]]
-    scaled = tf.cast(_cropped(values, header), tf.float32) * (255.0 / tops_of_channels)
-    return tf.cast(tf.round(scaled), tf.uint8)
+    # One transparent value, in the place of an alpha channel, is 0 or 65535.
+    scales = tf.concat([tf.fill([3], scale(tf.reduce_max(largest[:3]))), [scale(tf.reduce_max(largest))]], 0)
+    scales = scales[: tf.shape(largest)[0]]
+    # Row by row: floats of all the pixels would take gigabytes.
+    return tf.map_fn(
+        lambda row: tf.cast(tf.round(tf.cast(row, tf.float32) * scales), tf.uint8), values, fn_output_signature=tf.uint8
+    )
 
 
 def _cropped(pixels, header):

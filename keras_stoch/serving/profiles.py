@@ -16,7 +16,7 @@ _TAGS = 100  # of a profile are looked at; they have about 20
 def refusal(header):
     """Why a photograph can't be read here as `prepare` reads it: a scalar string, empty if they can."""
     data = encoded_bytes(header.profile)
-    rgb, cmyk, table = _is(data, 16, b"RGB "), _is(data, 16, b"CMYK"), _tag(data, b"A2B0")[0]
+    rgb, cmyk, table = _is(data, 16, b"RGB "), _is(data, 16, b"CMYK"), _tag(data, _word(b"A2B0"))[0]
     convert = "; convert the photograph to sRGB first"
     found = tf.where(cmyk & (header.channels == 4), "is CMYK with a colour profile" + convert, "")
     found = tf.where(rgb & table | header.long, "has a colour profile made of tables" + convert, found)
@@ -34,14 +34,14 @@ def in_srgb(pixels, header):
     def converted():
         data = encoded_bytes(header.profile)
         rgb, grey = _is(data, 16, b"RGB "), _is(data, 16, b"GRAY") & (header.channels == 1)
-        names = [tf.where(grey, list(b"kTRC"), list(name)) for name in (b"rTRC", b"gTRC", b"bTRC")]
-        curves = [_curve(data, name) for name in names]
-        columns = [_xyz(data, name) for name in (b"rXYZ", b"gXYZ", b"bXYZ")]
-        good = tf.reduce_all([found for found, _ in curves])
-        good &= grey | rgb & tf.reduce_all([found for found, _ in columns])
-        good &= _is(data, 36, b"acsp") & _is(data, 20, b"XYZ ")
-        curve = tf.concat([values for _, values in curves], 0)  # (3 * 256,)
-        matrix = tf.linalg.matmul(np.linalg.inv(_TO_XYZ), tf.stack([column for _, column in columns], axis=1))
+        names = tf.where(grey, _word(b"kTRC"), tf.constant([_word(name) for name in (b"rTRC", b"gTRC", b"bTRC")]))
+        are_there, curves = tf.map_fn(lambda name: _curve(data, name), names, fn_output_signature=(tf.bool, tf.float32))
+        names = tf.constant([_word(name) for name in (b"rXYZ", b"gXYZ", b"bXYZ")])
+        known, columns = tf.map_fn(lambda name: _xyz(data, name), names, fn_output_signature=(tf.bool, tf.float32))
+        good = _is(data, 36, b"acsp") & _is(data, 20, b"XYZ ") & tf.reduce_all(are_there)
+        good &= grey | rgb & tf.reduce_all(known)
+        curve = tf.reshape(curves, [-1])  # (3 * 256,)
+        matrix = tf.linalg.matmul(np.linalg.inv(_TO_XYZ), columns, transpose_b=True)
         matrix = tf.where(grey, tf.eye(3), matrix)
 
         def apply(colours):
@@ -64,6 +64,10 @@ def in_srgb(pixels, header):
     return tf.cond(tf.strings.length(header.profile) >= 132, converted, lambda: pixels)
 
 
+def _word(name: bytes) -> int:
+    return int.from_bytes(name, "big")
+
+
 def _is(data, at, word):
     return tf.reduce_all(bytes_at(data, at, 4) == tf.constant(list(word)))
 
@@ -77,9 +81,7 @@ def _longs(data, at, count):
 def _tag(data, name):
     """Whether a profile has a tag that lies inside, where it begins, and its bytes."""
     table = tf.reshape(_longs(data, 132, 3 * _TAGS), (_TAGS, 3))
-    wanted = tf.cast(name, tf.int32) if isinstance(name, tf.Tensor) else tf.constant(list(name))
-    wanted = ((wanted[0] * 256 + wanted[1]) * 256 + wanted[2]) * 256 + wanted[3]
-    matches = (table[:, 0] == wanted) & (tf.range(_TAGS) < _longs(data, 128, 1)[0])
+    matches = (table[:, 0] == name) & (tf.range(_TAGS) < _longs(data, 128, 1)[0])
     _, at, size = tf.unstack(table[tf.argmax(tf.cast(matches, tf.int32))])
     inside = (at >= 128) & (size >= 8) & (size <= tf.shape(data)[0] - 16 - at)
     return tf.reduce_any(matches) & inside, tf.where(inside, at, 0), tf.where(inside, size, 0)
