@@ -9,11 +9,16 @@ from torch_ref.layers import StochasticConv2d
 
 
 class _Probability(torch.nn.Module):
-    def __init__(self, model):
+    def __init__(self, model, window=None):
         super().__init__()
-        self.model = model
+        self.model, self.window = model, window
 
     def forward(self, low_res, high_res=None, windows=None):
+        if windows is not None:
+            last = [side - window for side, window in zip(high_res.shape[2:], self.window, strict=True)]
+            inside = ((windows >= 0) & (windows <= torch.tensor(last, device=windows.device))).all()
+            # A check that stays in the program: below zero, indices would count from the other end.
+            torch.ops.aten._assert_async.msg(inside, f"windows must lie between 0 and {last} (top, left)")
         given = {} if high_res is None else {"high_res": high_res, "windows": windows}
         return torch.sigmoid(self.model(low_res=low_res, **given)[:, 0])
 
@@ -23,7 +28,8 @@ def export(model: torch.nn.Module, path, low_res: int = 224, high_res: int | Non
 
     The program takes `low_res` (batch, 3, low, low), float32 pixels 0-255, and for a model with a detail branch
     `high_res` (batch, 3, high, high), uint8, and `windows`, int64 (filters, 2), or (batch, filters, 2) with
-    window_sharing="image": what the model would draw. It returns probabilities (batch,). Load it with
+    window_sharing="image": what the model would draw. Windows outside of the image are a RuntimeError. It returns
+    probabilities (batch,). Load it with
     `torch.export.load(path).module()`.
 
     Args:
@@ -49,6 +55,7 @@ def export(model: torch.nn.Module, path, low_res: int = 224, high_res: int | Non
     before = [module.implementation for module in stochastic]
     for module in stochastic:
         module.implementation = "gather"
+    window = stochastic[0].window if stochastic else None
     inputs = {"low_res": torch.zeros(2, 3, low_res, low_res)}
     batch = torch.export.Dim("batch", min=1)
     shapes = {"low_res": {0: batch}}
@@ -62,7 +69,7 @@ def export(model: torch.nn.Module, path, low_res: int = 224, high_res: int | Non
             inputs["windows"] = inputs["windows"].repeat(2, 1, 1)
             shapes["windows"] = {0: batch}
     try:
-        program = torch.export.export(_Probability(model).eval(), (), inputs, dynamic_shapes=shapes)
+        program = torch.export.export(_Probability(model, window).eval(), (), inputs, dynamic_shapes=shapes)
     finally:
         for module, before_export in training.items():
             module.training = before_export

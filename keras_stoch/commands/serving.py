@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from keras_stoch.commands.options import add_command, load_tensorflow
+from keras_stoch.data.decoding import MAX_PIXELS
 from keras_stoch.progress import tell
 from keras_stoch.training.runs import check_run, load_run
 
@@ -19,12 +20,17 @@ def add_export(commands):
     )
     command.add_argument("--which", choices=("best", "last"), default="best", help="weights of the run")
     command.add_argument("--overwrite", action="store_true", help="replace what is there")
+    command.add_argument("--max-draws", type=int, default=256, metavar="N", help="that serve_averaged takes")
+    command.add_argument(
+        "--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="of a photograph that is decoded"
+    )
 
 
 def _export(options):
     from keras_stoch.serving.export import check_target, export
 
-    check_target(options.out, options.format, options.overwrite)
+    limits = {"max_draws": options.max_draws, "max_pixels": options.max_pixels}
+    check_target(options.out, options.format, options.overwrite, **limits)
     file = Path(options.model).suffix == ".keras"
     if not file:
         check_run(options.model, options.which)
@@ -36,4 +42,4 @@ def _export(options):
     tell(f"loading {options.model}", not options.quiet)
     model = load_model(options.model) if file else load_run(options.model, options.which)
     tell(f"writing {options.out} as {options.format}", not options.quiet)
-    print(export(model, options.out, options.format, which=options.which, overwrite=options.overwrite))
+    print(export(model, options.out, options.format, which=options.which, overwrite=options.overwrite, **limits))

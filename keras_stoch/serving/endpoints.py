@@ -1,6 +1,7 @@
 """A model as functions of tensors, without Python state: what every format is written from."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from keras_stoch.contracts import check_logit, input_sizes
 from keras_stoch.data.augment import reduce
+from keras_stoch.data.decoding import MAX_PIXELS
 from keras_stoch.evaluation.predictions import AveragedPasses
 from keras_stoch.models import EfficientNet
 from keras_stoch.serving.photographs import prepare_bytes
@@ -18,11 +20,12 @@ class Served:
 
     Args:
         model: Keras model with one logit as output.
+        max_draws, max_pixels: as in `export`.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, max_draws=256, max_pixels=MAX_PIXELS):
         check_logit(model)
-        self.model = model
+        self.model, self.max_draws, self.max_pixels = model, max_draws, max_pixels
         self.low_res, self.high_res = input_sizes(model)
         self.size = max(self.high_res or 0, 1024, self.low_res)  # as `predict_photographs` prepares them
         # Those of nested models too: their own draws would be the same after every load.
@@ -46,7 +49,11 @@ class Served:
             )
         # Traced once, and called by all endpoints.
         self.core = traced(self.probability, *self.signature)
-        self.decode = traced(self._decode, tf.TensorSpec((None,), tf.string, "images"))
+
+    @property
+    def spans(self) -> list[int]:
+        """How many rows and columns a window can begin at."""
+        return [self.high_res - side + 1 for side in self.layer.window]
 
     @property
     def per_image(self) -> bool:
@@ -67,10 +74,7 @@ class Served:
         seed = tf.TensorSpec((), tf.int64, "seed")
         return {
             "serve": traced(self._drawn, *self.signature[:2]),
-            "serve_windows": traced(
-                lambda low_res, high_res, windows: {"probability": self.core(low_res, high_res, windows)},
-                *self.signature,
-            ),
+            "serve_windows": traced(self._given, *self.signature),
             "serve_image": traced(lambda images: self._drawn(self.shrink(images), images), pixels),
             "serve_bytes": traced(lambda images: self._drawn(**self.decode(images)), encoded),
             "serve_averaged": traced(self._averaged, encoded, n),
@@ -88,13 +92,12 @@ class Served:
 
     def draw(self, images):
         """Windows from a source that nothing seeds: a generator's saved state would repeat itself in every server."""
-        filters, window = self.layer.filters, self.layer.window
+        filters = self.layer.filters
         shape = [tf.shape(images)[0], filters] if self.per_image else [filters]
-        spans = [self.high_res - side + 1 for side in window]
         # Both seeds zero: seeded by the operating system when a process first runs this.
         columns = [
             tf.raw_ops.RandomUniformInt(shape=shape, minval=0, maxval=tf.constant(span), seed=0, seed2=0)
-            for span in spans
+            for span in self.spans
         ]
         return tf.stack(columns, axis=-1)
 
@@ -102,15 +105,9 @@ class Served:
         """The small images, as the input pipeline makes them."""
         return reduce(images, self.low_res)
 
-    def _decode(self, encoded):
+    def decode(self, encoded):
         """Encoded photographs -> dict of uint8 "low_res" and "high_res" (if the model has that)."""
-        side = self.high_res or self.low_res
-        indices = tf.range(tf.shape(encoded)[0])
-        images = tf.map_fn(
-            lambda pair: prepare_bytes(*pair, self.size, side),
-            (encoded, indices),
-            fn_output_signature=tf.TensorSpec((side, side, 3), tf.uint8),
-        )
+        images = decoder(self.size, self.high_res or self.low_res, self.max_pixels)(encoded)
         if self.high_res is None:
             return {"low_res": images}
         return {"low_res": self.shrink(images), "high_res": images}
@@ -118,9 +115,18 @@ class Served:
     def _drawn(self, low_res, high_res):
         return {"probability": self.core(low_res, high_res, self.draw(high_res))}
 
+    def _given(self, low_res, high_res, windows):
+        words = ["windows must lie between 0 and", [span - 1 for span in self.spans], "(top, left). Received:", windows]
+        inside = tf.reduce_all((windows >= 0) & (windows < tf.constant(self.spans)))
+        with tf.control_dependencies([tf.debugging.Assert(inside, words, summarize=8)]):
+            windows = tf.identity(windows)
+        return {"probability": self.core(low_res, high_res, windows)}
+
     def _averaged(self, images, n):
-        with tf.control_dependencies([tf.debugging.Assert(n >= 1, ["n must be at least 1. Received:", n])]):
-            n = tf.identity(n)
+        few = tf.debugging.Assert(n >= 1, ["n must be at least 1. Received:", n])
+        many = tf.debugging.Assert(n <= self.max_draws, ["n must be at most", self.max_draws, ". Received:", n])
+        with tf.control_dependencies([few, many]):
+            images, n = tf.identity(images), tf.identity(n)  # nothing is decoded before
         inputs = self.decode(images)
         common = self.parts.global_branch(tf.cast(inputs["low_res"], tf.float32), training=False)
 
@@ -135,10 +141,9 @@ class Served:
 
     def _seeded(self, images, seed):
         inputs = self.decode(images)
-        spans = [self.high_res - side + 1 for side in self.layer.window]
         columns = [
             tf.random.stateless_uniform((self.layer.filters,), tf.stack([seed, axis]), 0, span, tf.int32)
-            for axis, span in enumerate(spans)
+            for axis, span in enumerate(self.spans)
         ]
         windows = tf.stack(columns, axis=-1)
         if self.per_image:
@@ -153,7 +158,14 @@ class Served:
         )
         if self.layer is not None and self.per_image:
             signature = (*signature[:2], tf.TensorSpec((batch, *signature[2].shape[1:]), tf.int32, "windows"))
-        return traced(lambda *given: {"probability": self.probability(*given)}, *signature), signature
+
+        def function(low_res, high_res=None, windows=None):
+            if windows is not None:
+                # These runtimes can't refuse, and read other memory than the image's.
+                windows = tf.clip_by_value(windows, 0, tf.constant(self.spans) - 1)
+            return {"probability": self.probability(low_res, high_res, windows)}
+
+        return traced(function, *signature), signature
 
     @contextlib.contextmanager
     def plain(self):
@@ -176,6 +188,20 @@ class Served:
         finally:
             for item, name, value in changed:
                 setattr(item, name, value)
+
+
+@functools.cache
+def decoder(size: int, side: int, max_pixels: int):
+    """A function from encoded photographs (batch,) to uint8 (batch, side, side, 3); its graph is large, and made once."""
+
+    def decode(encoded):
+        return tf.map_fn(
+            lambda pair: prepare_bytes(*pair, size, side, max_pixels),
+            (encoded, tf.range(tf.shape(encoded)[0])),
+            fn_output_signature=tf.TensorSpec((side, side, 3), tf.uint8),
+        )
+
+    return traced(decode, tf.TensorSpec((None,), tf.string, "images"))
 
 
 def traced(function, *signature):

@@ -3,13 +3,23 @@
 import importlib.util
 from pathlib import Path
 
+from keras_stoch.data.decoding import MAX_PIXELS
 from keras_stoch.files import check_no_file, replacing
 from keras_stoch.training.runs import loaded
 
 FORMATS = {"tf_saved_model": "", "keras": ".keras", "onnx": ".onnx", "litert": ".tflite"}
 
 
-def export(model, path, format="tf_saved_model", *, which="best", overwrite=False) -> Path:
+def export(
+    model,
+    path,
+    format="tf_saved_model",
+    *,
+    which="best",
+    overwrite=False,
+    max_draws=256,
+    max_pixels=MAX_PIXELS,
+) -> Path:
     """Exports a model for serving.
 
     SavedModel signatures. Pixels are uint8 in 0-255, probabilities float32 (batch,), and the batch may have any size:
@@ -27,7 +37,9 @@ def export(model, path, format="tf_saved_model", *, which="best", overwrite=Fals
     without detail branch have serve (low_res alone), serve_image and serve_bytes.
 
     ONNX and LiteRT files hold the function of serve_windows: draws are an input, named "windows". ONNX takes any batch,
-    LiteRT a batch of one.
+    LiteRT a batch of one. Both are of float32, whatever the model computes in.
+
+    What was written is opened, and its probabilities are compared with the model's, before it is put in place.
 
     Args:
         model: a Keras model with one logit as output, or the folder of a run by `fit`.
@@ -35,35 +47,44 @@ def export(model, path, format="tf_saved_model", *, which="best", overwrite=Fals
         format: "tf_saved_model", "keras", "onnx" or "litert".
         which: of a run, the "best" or the "last" weights.
         overwrite: replace the export that is there. A folder that is no SavedModel is never replaced.
+        max_draws: of a SavedModel; the largest n that serve_averaged takes.
+        max_pixels: of a SavedModel; encoded photographs of more are refused before they are decoded.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: for a model with other inputs or outputs, an unknown format, or a path that exists.
+        ValueError: for a model with other inputs or outputs, an unknown format, a limit that is no positive integer, a
+            path that exists, or if what was written does not do what the model does.
         ImportError: naming what to install, if a format needs it.
 
     Example:
 
         keras_stoch.export("runs/split/run-0", "served")
     """
-    path = check_target(path, format, overwrite)
+    path = check_target(path, format, overwrite, max_draws=max_draws, max_pixels=max_pixels)
     from keras_stoch.serving import litert, onnx, savedmodel
     from keras_stoch.serving.endpoints import Served
+    from keras_stoch.serving.precision import half_type, in_single_precision
+    from keras_stoch.serving.trial import try_out
 
-    served = Served(loaded(model, which))
+    served, originals = Served(loaded(model, which), max_draws, max_pixels), []
+    if format in ("onnx", "litert") and half_type(served.model):
+        originals.append(served)
+        served = Served(in_single_precision(served.model))
     path.parent.mkdir(parents=True, exist_ok=True)
     writers = {"tf_saved_model": savedmodel.write, "keras": _keras, "onnx": onnx.write, "litert": litert.write}
     with replacing(path) as partial:
         writers[format](served, partial)
+        try_out(format, partial, served, *originals)
     return path
 
 
-def check_target(path, format, overwrite=False) -> Path:
-    """The path of an export; what is wrong with it, or with the format, without TensorFlow.
+def check_target(path, format, overwrite=False, *, max_draws=256, max_pixels=MAX_PIXELS) -> Path:
+    """The path of an export; what is wrong with it, with the format or the limits, without TensorFlow.
 
     Args:
-        path, format, overwrite: as `export` takes them.
+        path, format, overwrite, max_draws, max_pixels: as `export` takes them.
 
     Raises:
         ValueError, ImportError: as `export`.
@@ -84,6 +105,11 @@ def check_target(path, format, overwrite=False) -> Path:
     missing = [name for name in ("tf2onnx", "onnx") if format == "onnx" and not importlib.util.find_spec(name)]
     if missing:
         raise ImportError(f"format='onnx' needs {' and '.join(missing)}: pip install 'keras-stoch[onnx]'")
+    if format == "onnx" and not importlib.util.find_spec("onnxruntime"):
+        raise ImportError("format='onnx' needs onnxruntime, to try what was written: pip install 'keras-stoch[onnx]'")
+    for name, limit in (("max_draws", max_draws), ("max_pixels", max_pixels)):
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit < 2**31:
+            raise ValueError(f"{name} must be an integer of at least 1. Received: {limit!r}")
     check_no_file(path.parent)
     return path
 

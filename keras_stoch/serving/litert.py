@@ -14,4 +14,9 @@ def write(served, path):
         with served.plain():
             write_archive(served.model, {"serve": function}, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serve"])
-        path.write_bytes(converter.convert())
+        try:
+            converted = converter.convert()
+        except Exception as error:  # of a thousand lines, the first of which says what was wrong
+            first = str(error).strip().partition("\n")[0]
+            raise ValueError(f"LiteRT can not hold this model: {first}") from None
+        path.write_bytes(converted)

@@ -73,6 +73,22 @@ def test_same_probability_with_torch_alone(case, of_tiny, tmp_path):
     np.testing.assert_allclose(single, expected[:1], rtol=0, atol=atol)
 
 
+def test_windows_outside_are_refused(tmp_path):
+    """64 pixels and windows of 33: offsets are 0 to 31."""
+    with registered():
+        model = torch_ref.create_model("tiny-stem", low_res=32, high_res=64)
+    run = torch.export.load(export(model, tmp_path / "model.pt2", 32, 64)).module()
+    given = {"low_res": torch.zeros(1, 3, 32, 32), "high_res": torch.zeros(1, 3, 64, 64, dtype=torch.uint8)}
+    filters = model.detail.stem_conv.filters
+    for offset in (0, 31):
+        assert run(**given, windows=torch.full((filters, 2), offset)).shape == (1,)
+    for offset in (-1, 32, 500):
+        windows = torch.zeros((filters, 2), dtype=torch.int64)
+        windows[-1, 1] = offset
+        with pytest.raises(RuntimeError, match=r"windows must lie between 0 and \[31, 31\]"):
+            run(**given, windows=windows)
+
+
 def test_bad_arguments(tmp_path):
     model = torch_ref.create_model("b0", 32)
     with pytest.raises(ValueError, match=r"must end with \.pt2"):

@@ -1,0 +1,85 @@
+"""What was exported, opened by the runtime it is for, and asked for the probabilities that the model gives."""
+
+import warnings
+
+import numpy as np
+import tensorflow as tf
+
+from keras_stoch.models import load_model
+from keras_stoch.serving.endpoints import Served
+from keras_stoch.serving.precision import half_type
+
+# Of a probability. float32 kernels of two runtimes differ by some 1e-5 of a logit at B0's depth; a half type keeps 8
+# or 11 bits of every intermediate.
+TOLERANCE = {None: 1e-3, "float16": 0.02, "bfloat16": 0.1}
+
+
+def try_out(format: str, path, served, *originals) -> None:
+    """Compares an export with models.
+
+    Args:
+        format: as in `export`.
+        path: of what was written.
+        served: the `Served` it was written from.
+        originals: other `Served` whose probabilities it should give, in their own precision.
+
+    Raises:
+        ValueError: if it can not be opened, or gives other probabilities.
+    """
+    inputs = _sample(served, 1 if format == "litert" else 2)
+    try:
+        found = _RUN[format](path, inputs)
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(f"What was written as {format} can not be run, and is deleted: {first}") from error
+    for other in (served, *originals):
+        expected = other.probability(**{name: tf.constant(value) for name, value in inputs.items()}).numpy()
+        apart, most = float(np.max(np.abs(found - expected))), TOLERANCE[half_type(other.model)]
+        if np.shape(found) != expected.shape or not np.allclose(found, expected, rtol=0, atol=most, equal_nan=True):
+            raise ValueError(
+                f"What was written as {format} gives other probabilities than the model, and is deleted: {apart:.2g} "
+                f"apart where {most:.2g} is allowed"
+            )
+
+
+def _sample(served, batch) -> dict:
+    """Pixels of every value, as float32, and windows that reach all four sides."""
+    rng = np.random.default_rng(0)
+    given = {"low_res": rng.integers(0, 256, (batch, served.low_res, served.low_res, 3))}
+    if served.layer is not None:
+        given["high_res"] = rng.integers(0, 256, (batch, served.high_res, served.high_res, 3))
+    given = {name: np.float32(value) for name, value in given.items()}
+    if served.layer is not None:
+        shape = (batch, served.layer.filters) if served.per_image else (served.layer.filters,)
+        columns = [rng.integers(0, span, shape) for span in served.spans]
+        windows = np.int32(np.stack(columns, -1))
+        windows[..., 0, :], windows[..., -1, :] = 0, np.array(served.spans) - 1
+        given["windows"] = windows
+    return given
+
+
+def _saved_model(path, inputs):
+    signatures = tf.saved_model.load(str(path)).signatures
+    given = {name: tf.constant(value if name == "windows" else np.uint8(value)) for name, value in inputs.items()}
+    return signatures["serve_windows" if "windows" in inputs else "serve"](**given)["probability"].numpy()
+
+
+def _keras(path, inputs):
+    given = {name: tf.constant(value) for name, value in inputs.items()}
+    return Served(load_model(path)).probability(**given).numpy()
+
+
+def _onnx(path, inputs):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(["probability"], inputs)[0]
+
+
+def _litert(path, inputs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of another package that is to replace it
+        return tf.lite.Interpreter(str(path)).get_signature_runner()(**inputs)["probability"]
+
+
+_RUN = {"tf_saved_model": _saved_model, "keras": _keras, "onnx": _onnx, "litert": _litert}
