@@ -192,7 +192,7 @@ class Served:
 
 @functools.cache
 def decoder(size: int, side: int, max_pixels: int):
-    """A function from encoded photographs (batch,) to uint8 (batch, side, side, 3); its graph is large, and made once."""
+    """A function from encoded photographs (batch,) to uint8 (batch, side, side, 3); a large graph, made once."""
 
     def decode(encoded):
         return tf.map_fn(
