@@ -1,21 +1,29 @@
 """`parity.compare`: any two models up the ladder, and the report of what was found."""
 
 import contextlib
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from parity.adapters import adapt
 from parity.adapters.base import Adapter
-from parity.errors import CONSTANT_TOLERANCE, FAIL, FLOAT32_ALONE, FLOOR_ROUNDINGS, NOT_COMPARED, OK, Row
+from parity.arrangement import arrange
+from parity.errors import CONSTANT_TOLERANCE, FAIL, NOT_COMPARED, OK, Row
 from parity.inputs import prepare
+from parity.layout import compatible
 from parity.naming import Rules
 from parity.pairing import pair
-from parity.promotion import ROUNDINGS, Copy, copy_in_float64, grain
+from parity.precision import runs, traces
+from parity.reconciliation import reconcile
 from parity.report.terminal import number, table_line
 from parity.rungs import RUNGS, determinism
-from parity.trace import Trace, judge_sides, match_outputs
+from parity.trace import Trace
 from parity.transfer import transfer as transfer_weights
 
 TRAINING = ("batch_norm", "gradients")  # rungs that `training=False` leaves out
-COARSE = 1e-11  # rounding inside a copy that is no longer float64's own
+PAIRS_SHOWN = 6
 
 
 @dataclass
@@ -26,11 +34,13 @@ class ComparisonReport:
         rows: one `Row` a rung, in the order of the ladder; rungs that do not concern the pair are left out.
         transfer: what was copied before, a `TransferReport`, or None.
         notes: what else there is to know: in which type it was compared, and why; what could not be.
+        pairs: (reference's name, candidate's name) of layers paired by value or by order, and not by their names.
     """
 
     rows: list[Row]
     transfer: object = None
     notes: list[str] = field(default_factory=list)
+    pairs: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -51,6 +61,10 @@ class ComparisonReport:
 
     def __str__(self):
         lines = [self._headline(), *(table_line(row) for row in self.rows)]
+        if self.pairs:
+            shown = ", ".join(f"{a} ~ {b}" for a, b in self.pairs[:PAIRS_SHOWN])
+            more = f" and {len(self.pairs) - PAIRS_SHOWN} more" if len(self.pairs) > PAIRS_SHOWN else ""
+            lines.append(f"paired: {shown}{more}")
         lines += [f"note: {note}" for note in self.notes]
         for row in self.rows:
             if row.message and (row.passed or row.status == NOT_COMPARED):
@@ -94,6 +108,8 @@ def compare(
     float64: bool = True,
     tolerance: float = CONSTANT_TOLERANCE,
     strict: bool = False,
+    convert: Mapping[str, Callable] | None = None,
+    ignore: Sequence[str] = (),
 ) -> ComparisonReport:
     """Compares any two models of which at least one was ported from the other.
 
@@ -106,8 +122,12 @@ def compare(
         inputs: one batch as an array in Keras's layout `(batch, height, width, channels)`, a tuple or dict of
             arrays for several inputs, or a list of batches (the first is used for inference and gradients, all for
             the moving averages). Integers become floats where the models compute with them.
-        names: None where layer names agree once "." and "/" become "_"; pairs of (regular expression, replacement)
-            that turn torch's module paths into Keras's names; or "order", to pair layers by order within each kind.
+        names: None where layer names agree once "." and "/" become "_", or where the candidate has its weights already:
+            layers without partner by name are then paired by their numbers. Else (pattern, replacement) rules that turn
+            torch's module paths into Keras's names: patterns are regular expressions, or count,
+            ("layer{s}.{i}", "conv{s+1}_block{i+1}"). A dict of such lists by framework, or by "reference" and
+            "candidate", has rules for both sides. "order" pairs layers by kind, shape and place in the graph; as the
+            last of a list, what the rules leave.
         transfer: copy the reference's weights into the candidate first. Without it both must already have them.
         training: whether to compare training mode and gradients too. If not, what does not matter at inference is
             told and not failed: momenta, rates of dropout, biases of zeros.
@@ -117,6 +137,10 @@ def compare(
             reference, or else of the candidate, whose own rounding then is the measure for the other side.
         tolerance: allowed relative error in float64. The default lets pass what both frameworks do here and there,
             a constant rounded to float32 inside an otherwise exact operation; 1e-10 lets nothing pass.
+        convert: for weights that no kind of layer explains: canonical name "layer/variable" to a function from the
+            reference's array, in Keras's layout, to what the candidate holds. It is used for transfer too; gradients of
+            these are not compared.
+        ignore: regular expressions; layers and weights whose canonical names match are not compared, which is told.
         strict: fail for known differences of the frameworks too, that no port can help: torch's unbiased variance.
 
     Returns:
@@ -133,108 +157,59 @@ def compare(
     >>> report = parity.compare(torch_model, keras_model, images, names="order", transfer=True)
     >>> print(report.first_failure)
     """
-    reference, candidate = pair(reference, candidate, names)
+    reference, candidate = adapt(reference), adapt(candidate)
     batches, notes = prepare(inputs, reference, candidate)
+    pair(reference, candidate, names, batches[0], transfer)
     if reference.name == candidate.name:
         reference.name, candidate.name = f"reference {reference.name}", f"candidate {candidate.name}"
+    _set_apart(reference, candidate, convert or {}, tuple(ignore), notes)
     report = ComparisonReport([], notes=notes)
+    report.pairs = [(a, b) for a, b in reference.pairs.items()] or [(b, a) for a, b in candidate.pairs.items()]
+    report.pairs = [(a, b) for a, b in report.pairs if a != b]
     if transfer:
         report.transfer = transfer_weights(reference, candidate, strict=False)
     with contextlib.ExitStack() as stack:
         for side in dict.fromkeys((reference, candidate)):
             stack.enter_context(side.as_found())
+        notes += arrange(reference, candidate, batches[0])
         own = {}
         fields = determinism.check(reference, candidate, batches[0], own)
         report.rows.append(Row("", reference.name, candidate.name, "determinism", candidate.dtype, **fields))
         if report.rows[0].passed:
             options = {"strict": strict, "serving": not training, "ranges": True}
-            sides = _sides((reference, candidate), batches, own, float64, tolerance, options, notes)
+            sides = traces((reference, candidate), batches, own, float64, tolerance, options, notes)
             report.rows += _climb(*sides, training, notes)
+            reconcile(report.rows, *sides[:2])
     return report
 
 
-def _sides(both, batches, own, float64, tolerance, options, notes) -> tuple:
-    """The traces to compare, and the truth or None."""
-    roles = ("reference", "candidate")
-    steady = [(None, None) if options["serving"] else _steady_training(side, batches[0]) for side in both]
-    copies = [
-        copy_in_float64(side, batches[0], own[role], trained)
-        for role, side, (_, trained) in zip(roles, both, steady, strict=True)
-    ]
-    for role, side, copied in zip(roles, both, copies, strict=True):
-        if copied.adapter is None:
-            notes.append(f"{role} {side.name}: {copied.reason}.")
-        elif float64 and side.dtype not in ("float32", "float64"):
-            notes.append(f"{role} {side.name} computes in {side.dtype}; half precision itself is not looked at.")
-    truth = None
-    if float64 and all(copied.adapter for copied in copies):
-        traces = [Trace(copied.adapter, batches, tolerance=tolerance, **options) for copied in copies]
-    else:
-        traces, truth = _in_own_types(both, copies, batches, options, notes)
-    for trace, (why, _) in zip(traces, steady, strict=True):
-        trace.unsteady = why
-    if _runs(*traces):
-        lonely = match_outputs(*traces)
-        if lonely:
-            notes.append(f"Only {both[1].name} has {', '.join(lonely)}; that was not compared.")
-        if truth is not None and truth.owner == "candidate":
-            truth.aliases = traces[1].aliases
-        elif truth is None and traces[1].adapter.dtype == "float64":
-            _allow_grain(*traces, notes)
-    return (*traces, truth)
+def _set_apart(reference: Adapter, candidate: Adapter, convert: Mapping, ignore: tuple[str, ...], notes) -> None:
+    """Has converted and ignored what was asked for.
 
-
-def _allow_grain(reference: Trace, candidate: Trace, notes) -> None:
-    """Raises the tolerance to what float32 inside the copies explains, where they are that near to each other."""
-    errors = judge_sides(reference, candidate, None, (reference.activations, candidate.activations, None))
-    if not COARSE < max((error.value for error in errors), default=0.0) < FLOAT32_ALONE:
-        return
-    rough = max(grain(trace.adapter, trace.batches[0]) for trace in (reference, candidate))
-    if rough > COARSE:
-        allowed = min(ROUNDINGS * rough, FLOAT32_ALONE / 10)
-        if allowed > candidate.tolerance:
-            notes.append(f"Something is computed in float32 even in the copies; allowed are {number(allowed)}.")
-            candidate.tolerance = allowed
-
-
-def _in_own_types(both, copies: list[Copy], batches, options, notes) -> tuple:
-    """(traces, truth) where rounding is part of what is compared."""
-    eps = max(side.eps for side in both)
-    owner = next((n for n, copied in zip(("reference", "candidate"), copies, strict=True) if copied.adapter), None)
-    types = " and ".join(dict.fromkeys(side.dtype for side in both))
-    if owner is None:
-        allowed = max(FLOAT32_ALONE, FLOOR_ROUNDINGS * eps)
-        notes.append(f"Compared in {types} without a float64 copy to go by; {number(allowed)} is allowed, a guess.")
-        return [Trace(side, batches, tolerance=allowed, **options) for side in both], None
-    notes.append(f"Compared in {types}; what rounding may do is measured on the {owner}, by its float64 copy.")
-    truth = Trace(next(copied.adapter for copied in copies if copied.adapter), batches, owner=owner)
-    return [Trace(side, batches, **options) for side in both], truth
-
-
-def _steady_training(side: Adapter, inputs) -> tuple[str | None, dict | None]:
-    """(why a model can't be compared in training mode, its outputs in it if it can).
-
-    A model that draws at random though its dropout is off can't.
+    Raises:
+        ValueError: if there is no such name, or a conversion does not give what the candidate holds.
     """
-    try:
-        for attempt in range(2):
-            with side.without_dropout():
-                apart, layer, outputs = determinism.look(side, inputs, training=True)
-                if apart <= determinism.tolerance(side):
-                    return None, outputs
-                if not attempt:
-                    found = determinism.random_layers(side, inputs)
-            side.random_layers = side.random_layers | found
-    except Exception:  # what training mode does not do, its rungs tell
-        return None, None
-    where = "" if layer is None else f", first {layer if layer.startswith('before') else 'at ' + layer}"
-    return f"{side.name} draws at random in training mode (two runs are {apart:.1e} apart{where})", None
-
-
-def _runs(*traces) -> bool:
-    with contextlib.suppress(Exception):
-        return all(trace.calls for trace in traces)
-    return False
+    ours, theirs = reference.weights(), candidate.weights()
+    names = {*ours, *theirs, *reference.layers(), *candidate.layers()}
+    for pattern in ignore:
+        if not any(re.search(pattern, name) for name in names):
+            raise ValueError(f"ignore has a pattern that matches no layer or weight. Received: {pattern!r}")
+    for name, function in convert.items():
+        if name not in ours or name not in theirs:
+            where = " and ".join(side.name for side, w in ((reference, ours), (candidate, theirs)) if name not in w)
+            raise ValueError(f"convert names a weight that {where} does not have. Received: {name!r}")
+        made, wanted = np.shape(function(ours[name].array)), theirs[name].array.shape
+        if not compatible(made, wanted):
+            raise ValueError(f"convert[{name!r}] gives shape {made} where {candidate.name} holds {wanted}")
+    for side in (reference, candidate):
+        side.ignored = ignore
+    reference.converters = dict(convert)
+    if ignore:
+        found = sorted(name for name in names if reference.ignores(name))
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        notes.append(f"Not compared, as asked: {', '.join(found[:8])}{more}.")
+    if convert:
+        notes.append(f"Converted, as asked: {', '.join(convert)}.")
 
 
 def _climb(reference: Trace, candidate: Trace, truth: Trace | None, training: bool, notes) -> list[Row]:
@@ -261,7 +236,7 @@ def _concerns(name: str, reference: Trace, candidate: Trace) -> bool:
         return any(side.adapter.weights() for side in (reference, candidate))
     if name == "gradients":
         return any(w.trainable for side in (reference, candidate) for w in side.adapter.weights().values())
-    if name == "isolated" and _runs(reference, candidate):
+    if name == "isolated" and runs(reference, candidate):
         return all(any(call.inputs for call in side.calls.values()) for side in (reference, candidate))
     return True
 

@@ -23,13 +23,6 @@ def prepare(inputs, reference: Adapter, candidate: Adapter) -> tuple[list, list[
     """
     if inputs is None:
         raise ValueError(f"Inputs are missing; {SHAPES}. Received: None")
-    for side in (reference, candidate):
-        first = [n for n, layer in side.layers().items() if getattr(layer, "data_format", "") == "channels_first"]
-        if first:
-            raise ValueError(
-                f"Keras models are compared channels last, on a CPU the only order they run in. Received: {side.name}, "
-                f'whose layer {first[0]} has data_format="channels_first"'
-            )
     specs = next((s for s in (a.input_specs() for a in (candidate, reference) if a.framework == "keras") if s), None)
     batches = inputs if isinstance(inputs, list) else [inputs]
     if not batches:
@@ -53,7 +46,25 @@ def prepare(inputs, reference: Adapter, candidate: Adapter) -> tuple[list, list[
     for batch in batches[1:]:
         if _structure(batch) != first:
             raise ValueError(f"All batches must be of one structure. Received: {first} and {_structure(batch)}")
-    return _as_asked(batches, specs, reference, candidate), list(dict.fromkeys(notes))
+    asked = _as_asked(batches, specs, reference, candidate)
+    for side in (reference, candidate):
+        _refuse_channels_first(side, asked[0])
+    return asked, list(dict.fromkeys(notes))
+
+
+def _refuse_channels_first(side: Adapter, inputs) -> None:
+    """Refuses a Keras model with channels first if it does not run: on a CPU most layers have no such kernel."""
+    first = [n for n, layer in side.layers().items() if getattr(layer, "data_format", "") == "channels_first"]
+    if not first:
+        return
+    try:
+        with side.as_found():
+            side.outputs(inputs)
+    except Exception as error:
+        raise ValueError(
+            f"{side.name} does not run here: on a CPU TensorFlow has few operations for channels first. Received: layer "
+            f'{first[0]} with data_format="channels_first"'
+        ) from error
 
 
 def load(path) -> np.ndarray | dict | tuple:

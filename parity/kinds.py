@@ -56,12 +56,19 @@ _TABLE: list[Kind] = [
          settings=CONVOLUTION_SETTINGS),
     Kind("depthwise", (), _dimensions("DepthwiseConv{}D", "12"), settings=CONVOLUTION_SETTINGS),
     Kind("conv", _dimensions("Conv{}d"), _dimensions("Conv{}D"), settings=CONVOLUTION_SETTINGS),
-    Kind("dense", ("Linear",), ("Dense",)),
+    Kind("dense", ("Linear",), ("Dense", "EinsumDense")),
     Kind("batch_norm", (*_dimensions("BatchNorm{}d"), "SyncBatchNorm"), ("BatchNormalization",), _NORM,
          _EPSILON | _MOMENTUM),
     Kind("layer_norm", ("LayerNorm",), ("LayerNormalization",), _NORM, _EPSILON),
-    Kind("group_norm", ("GroupNorm",), ("GroupNormalization",), _NORM, _EPSILON),
+    Kind("rms_norm", ("RMSNorm",), ("RMSNormalization",), {"weight": "scale"}),
+    Kind("group_norm", ("GroupNorm", *_dimensions("InstanceNorm{}d")), ("GroupNormalization",), _NORM, _EPSILON),
     Kind("embedding", ("Embedding",), ("Embedding",), {"weight": "embeddings"}),
+    Kind("prelu", ("PReLU",), ("PReLU",), {"weight": "alpha"}),
+    Kind("attention", ("MultiheadAttention",), ("MultiHeadAttention",), {},
+         {"num_heads": (lambda m: m.num_heads, lambda k: k.num_heads)}),
+    Kind("lstm", ("LSTM",), ("LSTM", "LSTMCell"), {}),
+    Kind("gru", ("GRU",), ("GRU", "GRUCell"), {}),
+    Kind("rnn", ("RNN",), ("SimpleRNN", "SimpleRNNCell"), {}),
 ]  # fmt: skip
 
 

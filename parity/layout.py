@@ -39,6 +39,23 @@ def canonical_to_torch(kind: str, variable: str, array: np.ndarray) -> np.ndarra
     return array
 
 
+def compatible(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether one shape is the other with axes of size one more or fewer, and neighbouring axes folded into one.
+
+    So hold a dense layer and a convolution of one pixel, or an attention whose heads are apart, the same kernel.
+    """
+    a, b = ([n for n in axes if n != 1] for axes in (shape, other))
+    if len(a) > len(b):
+        a, b = b, a
+    for size in a:
+        part = 1
+        while part < size and b:
+            part *= b.pop(0)
+        if part != size:
+            return False
+    return not b
+
+
 def channels_last(kind: str, array: np.ndarray) -> np.ndarray:
     """A torch activation in Keras's order: (B, C, H, W) -> (B, H, W, C); sequences stay as they are."""
     if array.ndim in (4, 5) or (array.ndim == 3 and kind in ("conv", "depthwise", "batch_norm")):

@@ -1,45 +1,185 @@
-"""Who is whose partner: two models wrapped so that their layers have common names, by rule or by order."""
+"""Who is whose partner: two models wrapped so that their layers have common names, by rule, by value or by order."""
 
-from collections import defaultdict
+import contextlib
+import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
+import numpy as np
+
 from parity.adapters import adapt
-from parity.adapters.base import Adapter
-from parity.naming import NamesClash, Rules
+from parity.adapters.base import Adapter, Weight
+from parity.layout import compatible
+from parity.naming import NamesClash, Rules, split_rules
+from parity.topology import by_structure
+from parity.values import varies
 
 
-def pair(reference, candidate, names: Rules = None) -> tuple[Adapter, Adapter]:
+def pair(reference, candidate, names: Rules = None, inputs=None, transfer=False) -> tuple[Adapter, Adapter]:
     """Wraps two models so that their layers have common names.
 
     Args:
         reference, candidate: Keras models or torch modules (or `Adapter`s, taken as they are).
-        names: None where names agree; pairs of (regular expression, replacement) that turn torch's module paths
-            into Keras's layer names; or "order", to pair layers by their order within each kind. Of two models of
-            one framework, rules apply to both, and the candidate's layers take the reference's names by order.
+        names: None where names agree, or where the candidate has its weights, for what has no partner by name is then
+            found by its numbers; pairs of (regular expression, replacement) that turn torch's module paths into Keras's
+            layer names; or "order", to pair layers by their order within each kind and shape. Of two models of one
+            framework, rules apply to both, and the candidate's layers take the reference's names by order.
+        inputs: one batch, for pairing layers by their place in the graph of operations, where order leaves a choice.
+        transfer: whether weights are to be copied by the pairing: then layers are paired by their place if no name of
+            one side is on the other, for their numbers tell nothing.
 
     Raises:
         NamesClash: if two layers of one side, both with weights, have one name.
     """
-    if isinstance(names, str) and names != "order":
-        raise ValueError(f'names must be None, "order" or a list of (pattern, replacement). Received: {names!r}')
-    reference, candidate = adapt(reference, names=names), adapt(candidate, names=names)
+    reference, candidate = adapt(reference), adapt(candidate)
+    sides = [(side.framework, role) for side, role in ((reference, "reference"), (candidate, "candidate"))]
+    rules, order = split_rules(names, sides)
+    for side, own in zip((reference, candidate), rules, strict=True):
+        side.rules = side.rules or own
     if reference.framework == candidate.framework:
         named, giver = candidate, reference
-        if reference.framework == "keras" and reference is not candidate:
-            reference.rules, candidate.rules = reference.rules or names, candidate.rules or names
     else:
         named, giver = (reference, candidate) if reference.framework == "torch" else (candidate, reference)
         if not giver.groups:
             # Whatever is a module with parts in torch may be a run of layers with a common prefix in Keras.
             parts = named.layers().items()
             giver.groups = tuple(name for name, m in parts if name and next(m.children(), None) is not None)
-    if names == "order":
-        named.rename = by_order(named.kinds(), giver.kinds())
+    if order:
+        _pair_by_order(named, giver)
     elif names is None and list(named.kinds()) == [""] and len(giver.kinds()) == 1:
         (only,) = giver.kinds()
         named.rename = lambda layer: only if layer == "" else layer  # a model that is one layer
+    if reference is candidate:
+        return reference, candidate
+    _separate(named, giver)
     _refuse_clashes(reference, candidate)
+    if not order:
+        found = by_value(named.weights(), giver.weights())
+        if found:
+            named.pairs = found
+            taken = set(found.values())
+            named.rename = lambda layer, before=named.rename: found.get(before(layer), _aside(before(layer), taken))
+        elif transfer and names is None and inputs is not None and not (named.kinds().keys() & giver.kinds().keys()):
+            _pair_by_structure(named, giver, inputs)
+    elif inputs is not None:
+        _pair_by_structure(named, giver, inputs)
     return reference, candidate
+
+
+def _pair_by_order(named: Adapter, giver: Adapter) -> None:
+    ours, theirs = named.kinds(), giver.kinds()
+    common = ours.keys() & theirs.keys() if named.rules or giver.rules else set()  # rules have the first word
+    ours, theirs = ({n: kind for n, kind in kinds.items() if n not in common} for kinds in (ours, theirs))
+    named.rename = by_order(ours, theirs, _shapes(named), _shapes(giver))
+    named.pairs = {name: named.rename(name) for name in ours if named.rename(name) in theirs}
+
+
+def _aside(name: str, taken: set[str]) -> str:
+    """A name of its own for a layer whose name was given to another."""
+    return f"{name} (own)" if name in taken else name
+
+
+def _separate(named: Adapter, giver: Adapter) -> None:
+    """Two convolutions that rules give one name, that of a separable convolution, are its two parts."""
+    parts = {"depthwise": "depthwise", "conv": "pointwise"}
+    theirs = giver.kinds()
+    both = defaultdict(dict)
+    for name, first, second in named.clashes():
+        for path, layer in named.walk():
+            if path in (first, second):
+                both[name][path] = parts.get(named.kind_of(layer))
+    pairs = {
+        path: f"{name}_{part}"
+        for name, found in both.items()
+        if sorted(filter(None, found.values())) == ["depthwise", "pointwise"] and f"{name}_pointwise" in theirs
+        for path, part in found.items()
+    }
+    if pairs:
+        named.apart = pairs
+
+
+def by_value(layers: dict[str, Weight], partners: dict[str, Weight]) -> dict[str, str]:
+    """Pairs layers that have no partner by name with those that hold the same numbers, in whatever order.
+
+    Random numbers are as good as a fingerprint. What is constant throughout (a new bias, a new scale) tells nothing; it
+    goes with the rest of its layer. Equal layers are taken in their order.
+
+    Args:
+        layers, partners: weights by canonical name, in the order of the models.
+
+    Returns:
+        Name of a layer to that of its partner, for those that have none by name.
+    """
+
+    def matched(name, weights, others):
+        return name in others and compatible(weights[name].array.shape, others[name].array.shape)
+
+    def lonely(weights, others):
+        whole = defaultdict(list)
+        for name in weights:
+            whole[name.rpartition("/")[0]].append(matched(name, weights, others))
+        return {layer for layer, found in whole.items() if layer and not any(found)}
+
+    ours, theirs = lonely(layers, partners), lonely(partners, layers)
+    holders = defaultdict(list)
+    for name, weight in partners.items():
+        layer = name.rpartition("/")[0]
+        if layer in theirs and varies(weight.array):
+            holders[_print(weight.array)].append(layer)
+    votes = defaultdict(Counter)
+    for name, weight in layers.items():
+        layer = name.rpartition("/")[0]
+        if layer in ours and varies(weight.array):
+            for other in holders.get(_print(weight.array), ()):
+                votes[layer][other] += weight.array.size
+    pairs, taken = {}, set()
+    for layer, found in votes.items():
+        for other, _ in found.most_common():
+            if other not in taken:
+                pairs[layer] = other
+                taken.add(other)
+                break
+    return pairs
+
+
+def _pair_by_structure(named: Adapter, giver: Adapter, inputs) -> None:
+    """Pairs layers by their place in the graph, where order leaves a choice: which branch comes first is chance."""
+    plain = named.rename
+    if named.rules or giver.rules:
+        return
+    named.rename = lambda layer: layer
+    pairs = None
+    with contextlib.suppress(Exception):  # a stranger's operation may refuse to be recorded; the order remains
+        sides = named, giver
+        graphs = tuple(side.graph(inputs) for side in sides)
+        shapes = [_shapes(side) for side in sides]
+        layers = tuple(
+            {name: (kind, tuple(n for n in found.get(name, ()) if n != 1)) for name, kind in side.kinds().items()}
+            for side, found in zip(sides, shapes, strict=True)
+        )
+        pairs = by_structure(graphs, layers)
+    if pairs:
+        named.pairs = pairs
+        taken = set(pairs.values())
+        named.rename = lambda name: pairs.get(name, _aside(name, taken))
+    else:
+        named.rename = plain
+
+
+def _print(array) -> str:
+    """What all arrays of the same numbers have in common, in float32."""
+    numbers = np.sort(np.asarray(array, np.float32), axis=None) + np.float32(0)  # no negative zeros
+    return hashlib.sha1(numbers.tobytes()).hexdigest()
+
+
+def _shapes(side: Adapter) -> dict[str, tuple]:
+    """Canonical layer name to the shape of its largest variable."""
+    found = {}
+    for name, weight in side.weights().items():
+        layer = name.rpartition("/")[0]
+        if weight.array.size > np.prod(found.get(layer, (0,)), dtype=int):
+            found[layer] = weight.array.shape
+    return found
 
 
 def _refuse_clashes(*sides: Adapter) -> None:
@@ -51,20 +191,32 @@ def _refuse_clashes(*sides: Adapter) -> None:
             )
 
 
-def by_order(layers: dict[str, str], partners: dict[str, str]) -> Callable[[str], str]:
-    """Pairs layers that hold weights by their order within each kind.
+def by_order(layers: dict[str, str], partners: dict[str, str], shapes=None, others=None) -> Callable[[str], str]:
+    """Pairs layers that hold weights by their order within each kind and, where that is known, shape.
 
     Args:
         layers, partners: canonical name to kind, in the order of the models.
+        shapes, others: canonical name to the shape of the kernel, for each side.
 
     Returns:
         A function from a layer's canonical name to that of its partner (or itself, if it has none).
     """
+    shapes, others = shapes or {}, others or {}
     queues = defaultdict(list)
     for name, kind in partners.items():
         queues[kind].append(name)
     pairs = {}
+
+    def fits(name, other):
+        return name not in shapes or other not in others or compatible(shapes[name], others[other])
+
     for name, kind in layers.items():
-        if queues[kind]:
+        found = next((other for other in queues[kind] if fits(name, other)), None)
+        if found is not None:
+            pairs[name] = found
+            queues[kind].remove(found)
+    for name, kind in layers.items():  # what fits nowhere, by kind alone
+        if name not in pairs and queues[kind]:
             pairs[name] = queues[kind].pop(0)
-    return lambda name: pairs.get(name, name)
+    taken = set(pairs.values())
+    return lambda name: pairs.get(name, _aside(name, taken))

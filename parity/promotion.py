@@ -86,6 +86,11 @@ def grain(copied: Adapter, inputs) -> float:
     return max(rough, _apart(means, middle))
 
 
+def rounding(copied: Adapter, inputs) -> float:
+    """How far the outputs of a copy move when inputs and weights are rounded once to float32."""
+    return _apart(*(_outputs(copied, inputs, False, size) for size in (FLOAT32_EPS / 2, 0.0)))
+
+
 def _outputs(adapter: Adapter, inputs, training: bool, moved: float = 0.0) -> dict[str, np.ndarray]:
     """Outputs, with inputs and weights that are off by this relative size, each up or down by chance."""
     rng = np.random.default_rng(0)

@@ -1,12 +1,14 @@
 """What one model does with one set of inputs, computed once and then compared with any other model's."""
 
 import contextlib
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from parity.adapters.base import OUTPUT, Adapter, Call
-from parity.errors import Error, judge
+from parity.errors import FLOAT32_ALONE, FLOAT64_TOLERANCE, Error, judge
+from parity.values import Partners
 
 SCALE = 10.0  # standard deviations: beyond every kink (ReLU6, hard sigmoid) and into every tail
 
@@ -55,6 +57,9 @@ class Trace:
         self.unsteady = None  # why training mode can not be compared
         self.missing = []  # as a candidate, outputs that only the reference has
         self.aliases = {}  # own names of outputs to those of the other side
+        self.partners = None  # as a candidate, the values that both sides have, see `pair_values`
+        self.cut = {}  # as a candidate, tensors of one name that are not the same place, and why that is no fault
+        self.rearranged = {}  # as a candidate, weight to the indices that bring it into the reference's order
         self.biased = {}  # see `Adapter.biased_variances`; filled with `training` where `strict` is not set
 
     @cached_property
@@ -77,6 +82,8 @@ class Trace:
         return [name for name, call in self.calls.items() if call.final]
 
     def _renamed(self, found: dict) -> dict:
+        if self.adapter.ignored:
+            found = {n: v for n, v in found.items() if is_output(n) or not self.adapter.ignores(n)}
         return {self.aliases.get(name, name): value for name, value in found.items()} if self.aliases else found
 
     @property
@@ -132,10 +139,14 @@ class Trace:
         return contextlib.nullcontext() if self.dropout else self.adapter.without_dropout()
 
 
-def scaled(array: np.ndarray, seed: int = 0) -> np.ndarray:
+def scaled(array: np.ndarray, seed: int = 0, inside: bool = False) -> np.ndarray:
     """Floats moved to mean 0 and standard deviation `SCALE`, normal noise where they do not vary; integers as they are.
 
     Pictures between 0 and 1 never leave the middle of an activation: ReLU6 is ReLU there, and every slope is one.
+
+    Args:
+        inside: whether the array comes from inside of a model, where what is never negative may be so by design:
+            behind a ReLU a pooling may pad with zeros. Then its sign is kept.
     """
     array = np.asarray(array)
     if array.dtype.kind != "f":
@@ -145,7 +156,8 @@ def scaled(array: np.ndarray, seed: int = 0) -> np.ndarray:
         spread = float(array.std()) if array.size else 0.0
         if not np.isfinite(spread) or spread <= 1e-12 * float(np.abs(array).max(initial=0.0)):
             return np.random.default_rng(seed).normal(size=array.shape) * SCALE
-        return (array - array.mean()) / spread * SCALE
+        mean = 0.0 if inside and array.min() >= 0 else array.mean()
+        return (array - mean) / spread * SCALE
 
 
 def map_inputs(function, inputs):
@@ -168,6 +180,17 @@ def match_outputs(reference: Trace, candidate: Trace) -> list[str]:
     candidate.aliases = dict(zip(theirs, ours, strict=False))
     candidate.missing = ours[len(theirs) :]
     return theirs[len(ours) :]
+
+
+def pair_values(reference: Trace, candidate: Trace, inputs) -> Partners:
+    """Records every operation of both sides at inference, and finds the values that are equal."""
+    sides = [side.adapter.graph(inputs, draws=side.draws) for side in (reference, candidate)]
+    graphs = []
+    for side, graph in zip((reference, candidate), sides, strict=True):
+        outputs = {side.aliases.get(name, name): number for name, number in graph.outputs.items()}
+        graphs.append(replace(graph, outputs=outputs))
+    double = all(side.adapter.dtype == "float64" for side in (reference, candidate))
+    return Partners(*graphs, (candidate.tolerance or FLOAT64_TOLERANCE) if double else FLOAT32_ALONE)
 
 
 def is_output(name: str) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from parity.adapters.base import Adapter, Weight
+from parity.layout import compatible
 from parity.naming import NamesClash, Rules
 from parity.pairing import pair
 
@@ -72,7 +73,7 @@ def match(source: Adapter, target: Adapter) -> TransferReport:
         if name not in theirs:
             continue
         a, b = weight.array, theirs[name].array
-        if a.shape == b.shape:
+        if compatible(a.shape, b.shape):
             matched.append((weight.native, theirs[name].native))
         else:
             wrong_shape.append((name, a.shape, b.shape))
@@ -101,7 +102,7 @@ def transfer(source: Adapter, target: Adapter, strict: bool = True) -> TransferR
     before = {n: np.array(w.array) for n, w in target.weights().items()}
     target.assign(sent)
     arrived = target.weights() | target.tied()
-    lost = [arrived[n].native for n in sent if n in arrived and not _arrived(sent[n], arrived[n].array, target.eps)]
+    lost = [arrived[n].native for n in sent if n in arrived and not _arrived(sent[n], arrived[n], target.eps)]
     if lost:
         report = replace(report, overwritten=tuple(lost))
         if strict:
@@ -110,12 +111,15 @@ def transfer(source: Adapter, target: Adapter, strict: bool = True) -> TransferR
     return report
 
 
-def _arrived(sent: np.ndarray, found: np.ndarray, eps: float) -> bool:
-    """Whether an array is what was sent, but for being rounded to the target's type."""
+def _arrived(sent: np.ndarray, weight: Weight, eps: float) -> bool:
+    """Whether a variable holds what was sent, but for being rounded to the target's type."""
+    found = weight.array.reshape(sent.shape)
     if sent.dtype.kind != "f":
         return np.array_equal(sent, found)
     sent, found = sent.astype(np.float64), found.astype(np.float64)
-    return np.allclose(found, sent, rtol=eps, atol=np.finfo(np.float32).tiny, equal_nan=True)
+    rtol = eps if weight.exact else 16 * eps
+    scale = 0.0 if weight.exact else float(np.abs(sent).max(initial=0.0))
+    return np.allclose(found, sent, rtol=rtol, atol=np.finfo(np.float32).tiny + rtol * scale, equal_nan=True)
 
 
 def _pair(source, target, names) -> tuple[Adapter, Adapter]:

@@ -6,6 +6,7 @@ An `Adapter` wraps one model. All names are canonical (see `kinds` and `naming`)
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 
 from parity import kinds
 from parity.errors import eps_of
+from parity.graph import Graph
 from parity.naming import Rules, canonical_layer
 
 OUTPUT = "output"
@@ -35,11 +37,16 @@ class Call:
 
 @dataclass(frozen=True)
 class Weight:
-    """A variable: its array in canonical layout, its own name in its framework, whether it is trained."""
+    """A variable: its array in canonical layout, its own name in its framework, whether it is trained.
+
+    Attributes:
+        exact: whether it is kept as it stands; if not it is computed of others (weight norm), up to rounding.
+    """
 
     array: np.ndarray
     native: str
     trainable: bool
+    exact: bool = True
 
 
 class InputSpec(NamedTuple):
@@ -102,6 +109,10 @@ class Adapter:
         self.rules = names
         self.groups = tuple(groups)
         self.rename = lambda layer: layer
+        self.ignored: tuple[str, ...] = ()  # regular expressions of names that are not compared
+        self.converters: dict = {}  # canonical name of a weight to a function from it to what the other side holds
+        self.pairs: dict[str, str] = {}  # canonical name to the partner's, of layers paired by value or by order
+        self.apart: dict[str, str] = {}  # path to name, of layers that rules would give one name
 
     @property
     def eps(self) -> float:
@@ -115,6 +126,32 @@ class Adapter:
         """
         raise NotImplementedError
 
+    def named(self, path: str) -> str:
+        """The canonical name of the layer at a path."""
+        return self.apart.get(path) or self.rename(canonical_layer(path, self.rules))
+
+    def ignores(self, name: str) -> bool:
+        """Whether a layer or tensor of this canonical name was asked not to be compared."""
+        return any(re.search(pattern, name) for pattern in self.ignored)
+
+    def told(self, weights: dict[str, "Weight"]) -> dict[str, "Weight"]:
+        """Weights as they are to be compared: without what is ignored, and converted where that was asked for."""
+        if not self.ignored and not self.converters:
+            return weights
+        found = {}
+        for name, weight in weights.items():
+            if self.ignores(name):
+                continue
+            convert = self.converters.get(name)
+            if convert is not None:
+                weight = Weight(np.asarray(convert(weight.array)), weight.native, weight.trainable, exact=False)
+            found[name] = weight
+        return found
+
+    def kind_of(self, layer) -> str:
+        """The kind of a layer, see `kinds`."""
+        raise NotImplementedError
+
     def holds(self, layer) -> bool:
         """Whether a layer holds weights of its own."""
         raise NotImplementedError
@@ -126,7 +163,7 @@ class Adapter:
         """
         found = {}
         for path, layer in self.walk():
-            name = key = self.rename(canonical_layer(path, self.rules))
+            name = key = self.named(path)
             again = 1
             while key in found:
                 again += 1
@@ -142,7 +179,7 @@ class Adapter:
         paths, found = {}, []
         for path, layer in self.walk():
             if self.holds(layer):
-                name = self.rename(canonical_layer(path, self.rules))
+                name = self.named(path)
                 if name in paths:
                     found.append((name, paths[name], path))
                 paths.setdefault(name, path)
@@ -186,6 +223,10 @@ class Adapter:
 
     def capture(self, inputs, training=False, draws=None) -> dict[str, Call]:
         """Runs the model once and records every layer, in the order they finished; at the end, its outputs."""
+        raise NotImplementedError
+
+    def graph(self, inputs, training=False, draws=None) -> Graph:
+        """Runs the model once and records every operation, see `graph.Graph`."""
         raise NotImplementedError
 
     def train(self, inputs, cotangents, draws=None) -> tuple[dict[str, Call], dict[str, np.ndarray]]:

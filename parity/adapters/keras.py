@@ -7,8 +7,10 @@ from functools import cached_property
 import numpy as np
 
 from parity import kinds
+from parity.adapters import keras_graph
 from parity.adapters.base import OUTPUT, Adapter, Call, InputSpec, Weight, named_outputs, replaced
 from parity.adapters.keras_copy import keras_precision, rebuilt
+from parity.adapters.keras_variables import held, own_variables
 
 __all__ = ["KerasAdapter", "keras_precision"]
 
@@ -41,26 +43,27 @@ class KerasAdapter(Adapter):
             yield path, layer
             yield from self._below(layer, path)
 
+    def kind_of(self, layer):
+        return kinds.keras_kind(layer)
+
     def holds(self, layer):
-        return bool(self._variables(layer))
+        return bool(own_variables(layer))
 
     def kinds(self):
-        layers = self.layers().items()
-        return {name: kinds.keras_kind(layer) for name, layer in layers if self._variables(layer)}
+        found = {}
+        for layer, part, kind, _, _ in held(self.layers()):
+            found[self._name(layer, part)] = kind
+        return found
 
-    @staticmethod
-    def _variables(layer):
-        own = layer._trainable_variables + layer._non_trainable_variables
-        return [variable for variable in own if "seed_generator" not in variable.path]
+    def _name(self, layer: str, part: str) -> str:
+        return self.rename(f"{layer}_{part}".lstrip("_")) if part else layer
 
     def _each_variable(self):
         seen = set()
-        for name, layer in self.layers().items():
-            kind = kinds.keras_kind(layer)
-            for variable in self._variables(layer):
-                if id(variable) not in seen:
-                    seen.add(id(variable))
-                    yield f"{name}/{variable.name}".lstrip("/"), kind, layer, variable
+        for owner, part, kind, short, (layer, variable) in held(self.layers()):
+            if id(variable) not in seen:
+                seen.add(id(variable))
+                yield f"{self._name(owner, part)}/{short}".lstrip("/"), kind, layer, variable
 
     def weights(self, trainable=True):
         found = {}
@@ -72,11 +75,11 @@ class KerasAdapter(Adapter):
                 # A grouped Conv2D's (*k, 1, channels * multiplier), as DepthwiseConv2D would hold it.
                 array = array.reshape(*array.shape[:-2], layer.groups, -1)
             found[name] = Weight(array, variable.path, variable.trainable)
-        return found
+        return self.told(found)
 
     def assign(self, arrays):
         for name, _, layer, variable in self._each_variable():
-            if name not in arrays:
+            if name not in arrays or name in self.converters:
                 continue
             new = np.asarray(arrays[name]).reshape(variable.shape)
             if not np.array_equal(np.asarray(variable.value), new):  # an assignment costs far more than a look
@@ -86,7 +89,7 @@ class KerasAdapter(Adapter):
 
     def settings(self):
         told = {name: kinds.settings(layer, "keras") for name, layer in self.layers().items()}
-        return {name: facts for name, facts in told.items() if facts}
+        return {name: facts for name, facts in told.items() if facts and not self.ignores(name)}
 
     def input_specs(self):
         inputs = getattr(self.model, "inputs", None)  # of a functional graph or a built Sequential
@@ -105,7 +108,8 @@ class KerasAdapter(Adapter):
 
         clone = rebuilt(self.model, [self.model, *self.layers().values()], None if inputs is None else call)
         other = KerasAdapter(clone, self.name, self.rules, self.groups)
-        other.rename, other.random_layers = self.rename, self.random_layers
+        other.rename, other.apart, other.random_layers = self.rename, self.apart, self.random_layers
+        other.ignored, other.converters = self.ignored, self.converters
         return other
 
     def tensors(self, inputs):
@@ -130,6 +134,15 @@ class KerasAdapter(Adapter):
         found = named_outputs(self(inputs, training, draws))
         return {name: _array(tensor) for name, tensor in found.items()}
 
+    def graph(self, inputs, training=False, draws=None):
+        import keras
+
+        tensors = self.tensors(inputs)
+        flat = keras.tree.flatten(tensors)
+        return keras_graph.record(
+            self.layers(), _calling, flat, lambda: named_outputs(self.call(tensors, training, draws or {}))
+        )
+
     def capture(self, inputs, training=False, draws=None):
         def run(inputs, draws):
             return *self._recorded(lambda: self.call(inputs, training, draws)), []
@@ -141,7 +154,11 @@ class KerasAdapter(Adapter):
         import keras
         import tensorflow as tf
 
-        trainable = [(name, variable) for name, _, _, variable in self._each_variable() if variable.trainable]
+        trainable = [
+            (name, variable)
+            for name, _, _, variable in self._each_variable()
+            if variable.trainable and not self.ignores(name) and name not in self.converters
+        ]
 
         def run(inputs, draws, cotangents):
             with tf.GradientTape() as tape:

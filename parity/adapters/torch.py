@@ -8,7 +8,9 @@ from functools import cached_property
 import numpy as np
 
 from parity import kinds, layout
+from parity.adapters import torch_graph
 from parity.adapters.base import OUTPUT, Adapter, Call, InputSpec, Weight, named_outputs, replaced
+from parity.adapters.torch_variables import as_array, claimed, variables
 from parity.naming import canonical_layer, ruled
 
 
@@ -16,40 +18,50 @@ class TorchAdapter(Adapter):
     """A torch module, on whatever device. Inputs and outputs with four axes are (B, C, H, W) on its side."""
 
     framework = "torch"
+    # Axis order of inputs and outputs: "channels first", "as given" or "time first", see `arrangement`.
+    orders = ("channels first", "channels first")
     _silent = ()  # modules that stay in eval mode while the rest trains
 
     def walk(self):
+        hidden = set()
         for path, module in self.model.named_modules():
-            if path or self.holds(module) or next(module.children(), None) is None:
+            hidden |= claimed(module)
+            if id(module) not in hidden and (path or self.holds(module) or next(module.children(), None) is None):
                 yield path, module
 
+    def kind_of(self, layer):
+        return kinds.torch_kind(layer)
+
     def holds(self, layer):
-        return bool(self._variables(layer))
+        return bool(variables(layer))
 
     def kinds(self):
-        layers = self.layers().items()
-        return {name: kinds.torch_kind(module) for name, module in layers if self._variables(module)}
+        found = {}
+        for layer, module in self.layers().items():
+            for variable in variables(module):
+                found[self._name(layer, variable.part)] = variable.kind
+        return found
 
-    @staticmethod
-    def _variables(module):
-        own = list(module.named_parameters(recurse=False)) + list(module.named_buffers(recurse=False))
-        skip = module._non_persistent_buffers_set | {"num_batches_tracked"}
-        return [(name, tensor) for name, tensor in own if name not in skip]
+    def _name(self, layer: str, part: str) -> str:
+        """The canonical name of a part of a layer."""
+        return self.rename(f"{layer}_{part}".lstrip("_")) if part else layer
 
     def _each_variable(self, tied=False):
+        """(canonical name, torch's own name, `Variable`) of all; or of those whose tensors had their turn before."""
         paths = {id(module): path for path, module in self.model.named_modules()}
         seen = set()
         for layer, module in self.layers().items():
-            kind = kinds.torch_kind(module)
-            for variable, tensor in self._variables(module):
-                again = id(tensor) in seen  # tied to another, whose name it goes by
-                seen.add(id(tensor))
+            own = set()
+            for variable in variables(module):
+                tensors = {id(tensor) for tensor in variable.tensors}
+                again = bool(tensors) and tensors <= seen  # tied to another layer's, whose name it goes by
+                own |= tensors
                 if again is not tied:
                     continue
-                short = kinds.canonical_variable(module, variable)
-                native = f"{paths[id(module)]}.{variable}".lstrip(".")
-                name = f"{layer}/{short}" if layer else self._of_root(short)
-                yield name, short, kind, module, tensor, native
+                native = f"{paths[id(module)]}.{variable.native}".lstrip(".")
+                holder = self._name(layer, variable.part)
+                yield f"{holder}/{variable.name}" if holder else self._of_root(variable.name), native, variable
+            seen |= own
 
     def _of_root(self, variable: str) -> str:
         """The name of a variable of the outermost module; a rule may give it a layer: "position.pos_embed"."""
@@ -60,29 +72,21 @@ class TorchAdapter(Adapter):
         return self.weights(tied=True)
 
     def weights(self, trainable=True, tied=False):
-        import torch
-
-        found = {}
-        for name, short, kind, module, tensor, native in self._each_variable(tied):
-            trained = isinstance(tensor, torch.nn.Parameter)
-            if trainable or not trained:
-                array = layout.torch_to_canonical(kind, short, _array(tensor), getattr(module, "in_channels", 0))
-                found[name] = Weight(array, native, trained)
-        return found
+        found = {
+            name: Weight(variable.value(), native, variable.trainable, variable.exact)
+            for name, native, variable in self._each_variable(tied)
+            if trainable or not variable.trainable
+        }
+        return self.told(found)
 
     def assign(self, arrays):
-        import torch
-
-        with torch.no_grad():
-            for name, short, kind, _, tensor, _ in self._each_variable():
-                if name in arrays:
-                    array = layout.canonical_to_torch(kind, short, np.asarray(arrays[name]))
-                    array = np.array(array, order="C").reshape(tuple(tensor.shape))
-                    tensor.copy_(torch.from_numpy(array))
+        for name, _, variable in self._each_variable():
+            if name in arrays and name not in self.converters:
+                variable.assign(np.asarray(arrays[name]))
 
     def settings(self):
         told = {name: kinds.settings(module, "torch") for name, module in self.layers().items()}
-        return {name: facts for name, facts in told.items() if facts}
+        return {name: facts for name, facts in told.items() if facts and not self.ignores(name)}
 
     def input_specs(self):
         try:
@@ -117,7 +121,8 @@ class TorchAdapter(Adapter):
                 if isinstance(value, torch.Tensor) and value.is_floating_point():
                     setattr(module, name, value.double())
         other = TorchAdapter(model, self.name, self.rules, self.groups)
-        other.rename, other.random_layers = self.rename, self.random_layers
+        other.rename, other.apart, other.random_layers = self.rename, self.apart, self.random_layers
+        other.orders, other.ignored, other.converters = self.orders, self.ignored, self.converters
         other.dtype = "float64"  # of its inputs too, if it has no parameters
         return other
 
@@ -129,10 +134,38 @@ class TorchAdapter(Adapter):
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
         return tensor.to(getattr(torch, self.dtype)) if array.dtype.kind == "f" else tensor
 
+    def native_tensor(self, array):
+        """An array in torch's layout as a tensor, floats in the model's type."""
+        import torch
+
+        tensor = torch.from_numpy(np.array(array, order="C")).to(self._device)
+        return tensor.to(getattr(torch, self.dtype)) if tensor.is_floating_point() else tensor
+
     def _edge(self, index: int) -> str:
         """The kind of the first (0) or last (-1) layer with weights: whether three axes are (B, C, L) or (B, L, C)."""
         kinds = list(self.kinds().values())
         return kinds[index] if kinds else ""
+
+    def _into(self, array, kind):
+        """An input as a tensor."""
+        array = np.asarray(array)
+        if self.orders[0] == "channels first":
+            return self.tensor(array, kind)
+        return self.native_tensor(np.swapaxes(array, 0, 1) if self.orders[0] == "time first" else array)
+
+    def _out(self, tensor):
+        """An output as an array in canonical layout."""
+        array = as_array(tensor)
+        if self.orders[1] == "channels first":
+            return layout.channels_last(self._edge(-1), array)
+        return np.swapaxes(array, 0, 1) if self.orders[1] == "time first" and array.ndim > 1 else array
+
+    def _back(self, array):
+        """The inverse of `_out`."""
+        array = np.asarray(array)
+        if self.orders[1] == "channels first":
+            return layout.channels_first(self._edge(-1), array)
+        return np.swapaxes(array, 0, 1) if self.orders[1] == "time first" and array.ndim > 1 else array
 
     def _set_mode(self, training: bool) -> None:
         self.model.train(training)
@@ -140,25 +173,34 @@ class TorchAdapter(Adapter):
             # A module with parts has only its own switch turned: what else it holds trains.
             module.training = False
 
-    def __call__(self, inputs, training=False, draws=None):
+    def __call__(self, inputs, training=False, draws=None, told=lambda *tensors: None):
         kwargs = {}
         for name, draw in (draws or {}).items():
             kwargs[name] = {k: self.tensor(v) for k, v in draw.items()} if isinstance(draw, dict) else self.tensor(draw)
         self._set_mode(training)
         first = self._edge(0)
         if isinstance(inputs, dict):
-            return self.model(**{key: self.tensor(value, first) for key, value in inputs.items()}, **kwargs)
+            tensors = {key: self._into(value, first) for key, value in inputs.items()}
+            told(*tensors.values())
+            return self.model(**tensors, **kwargs)
         if not isinstance(inputs, tuple | list):
             inputs = (inputs,)
-        return self.model(*[self.tensor(value, first) for value in inputs], **kwargs)
+        tensors = [self._into(value, first) for value in inputs]
+        told(*tensors)
+        return self.model(*tensors, **kwargs)
+
+    def graph(self, inputs, training=False, draws=None):
+        import torch
+
+        with torch.no_grad():
+            return torch_graph.record(self, lambda told: named_outputs(self(inputs, training, draws, told)))
 
     def outputs(self, inputs, training=False, draws=None):
         import torch
 
-        last = self._edge(-1)
         with torch.no_grad():
             found = named_outputs(self(inputs, training, draws))
-        return {name: layout.channels_last(last, _array(tensor)) for name, tensor in found.items()}
+        return {name: self._out(tensor) for name, tensor in found.items()}
 
     def capture(self, inputs, training=False, draws=None):
         import torch
@@ -179,7 +221,7 @@ class TorchAdapter(Adapter):
             key = (id(tensor), tensor._version)
             if key not in arrays:
                 alive.append(tensor)
-                arrays[key] = _array(tensor.detach().clone())
+                arrays[key] = as_array(tensor.detach().clone())
             return layout.channels_last(kind, arrays[key])
 
         def hook(name, kind):
@@ -204,7 +246,7 @@ class TorchAdapter(Adapter):
                         self._set_mode(training)
                     with torch.no_grad():
                         out = module(*[self.tensor(x, kind) for x in new], *rest, **kwargs)
-                    return layout.channels_last(kind, _array(out))
+                    return layout.channels_last(kind, as_array(out))
 
                 calls[key] = Call(flat, array(output, kind), replay)
 
@@ -223,9 +265,8 @@ class TorchAdapter(Adapter):
         finally:
             for handle in handles:
                 handle.remove()
-        last = self._edge(-1)
         for name, tensor in output.items():
-            calls[name] = Call((), layout.channels_last(last, _array(tensor)), final=True)
+            calls[name] = Call((), self._out(tensor), final=True)
         return calls, output
 
     def train(self, inputs, cotangents, draws=None):
@@ -235,16 +276,17 @@ class TorchAdapter(Adapter):
             calls, output = self._recorded(inputs, True, draws)
             loss = 0.0
             for name, cotangent in cotangents.items():
-                cotangent = layout.channels_first(self._edge(-1), np.asarray(cotangent))
+                cotangent = self._back(cotangent)
                 loss = loss + (output[name] * torch.from_numpy(np.ascontiguousarray(cotangent)).to(output[name])).sum()
             loss.backward()
             found = {}
-            for name, short, kind, module, tensor, _ in self._each_variable():
-                if isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad:
-                    g = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-                    g = g.to_dense() if g.is_sparse else g
-                    channels = getattr(module, "in_channels", 0)
-                    found[name] = layout.torch_to_canonical(kind, short, _array(g).copy(), channels)
+            for name, _, variable in self._each_variable():
+                if variable.gradient is None or name in self.converters or self.ignores(name):
+                    continue
+                if not any(tensor.requires_grad for tensor in variable.tensors):
+                    continue
+                given = [t.new_zeros(t.shape) if t.grad is None else t.grad for t in variable.tensors]
+                found[name] = np.array(variable.gradient([as_array(g) for g in given]))
         return calls, found
 
     @contextlib.contextmanager
@@ -281,10 +323,10 @@ class TorchAdapter(Adapter):
             old = []
 
             def before(module, args):
-                old.append(_array(module.running_var).copy())
+                old.append(as_array(module.running_var).copy())
 
             def after(module, args, output):
-                was, new, x = old.pop(), _array(module.running_var), args[0]
+                was, new, x = old.pop(), as_array(module.running_var), args[0]
                 if not module.training:
                     return
                 part = 1 / int(module.num_batches_tracked) if module.momentum is None else module.momentum
@@ -328,16 +370,6 @@ class TorchAdapter(Adapter):
         finally:
             for module, mode in modes:
                 module.training = mode
-
-
-def _array(tensor) -> np.ndarray:
-    """A tensor of any type and device as an array; NumPy has no bfloat16."""
-    import torch
-
-    tensor = tensor.detach()
-    if tensor.dtype == torch.bfloat16:
-        tensor = tensor.float()
-    return tensor.cpu().numpy()
 
 
 def _nothing_dropped():

@@ -1,22 +1,33 @@
 """Rung 4: every intermediate tensor at inference, then the output; errors accumulate along the way."""
 
-from parity.errors import NOT_COMPARED, summarise
-from parity.trace import is_output, judge_sides, map_inputs, scaled
+from parity.divergence import Place, locate
+from parity.errors import NOT_COMPARED, Error, summarise
+from parity.trace import Trace, is_output, judge_sides, map_inputs, pair_values, scaled
 
 SCALED = " (inputs scaled)"
+HEALS = "the outputs agree all the same"
+ELSEWHERE = "the other side has these numbers under another name"
 
 
 def check(reference, candidate, truth=None) -> dict:
-    """Compares all that was recorded; and the outputs once more with inputs of a wide range, if that is asked for."""
+    """Compares all that was recorded; and the outputs once more with inputs of a wide range, if that is asked for.
+
+    Of a candidate with `ranges`, tensors of one name that differ are *cut differently* and no fault, if the outputs
+    agree on all inputs, or if the other side has the numbers elsewhere (an activation inside a convolution, say).
+    """
     sides = (reference, candidate, truth)
     arrays = [None if side is None else side.activations for side in sides]
     errors = judge_sides(*sides, arrays)
     found = [e for e in errors if is_output(e.name)]
     wide, message = _wide(sides) if candidate.ranges else ([], "")
-    result = {"measure": "relative L2"} | summarise(errors + wide)
+    if candidate.ranges:
+        healed = bool(found) and not message and all(e.passed for e in (*found, *wide) if not e.undecided)
+        candidate.cut = _cut(errors, reference, candidate, healed)
+    kept = [e for e in errors if e.name not in candidate.cut]
+    result = {"measure": "relative L2"} | summarise(kept + wide)
     outputs = {e.name: [e.value, e.tolerance] for e in found if not e.undecided}
     if errors:
-        result.setdefault("details", {}).update(output=errors[-1].value, outputs=outputs)
+        result.setdefault("details", {}).update(output=errors[-1].value, outputs=outputs, cut=candidate.cut)
     undecided = [f"{e.name}: {e.undecided}" for e in found if e.undecided]
     undecided += [f"the candidate has no {name}" for name in candidate.missing]
     if result["passed"] and (undecided or not found):
@@ -28,7 +39,55 @@ def check(reference, candidate, truth=None) -> dict:
         result["message"] = f"apart only on inputs of mean 0 and standard deviation 10: {first} {message}".rstrip()
     elif message and not first:
         result |= {"passed": False, "status": "FAIL", "message": message}
+    if first:
+        place = _place(sides, [e for e in found if not e.passed], first.endswith(SCALED))
+        if place is not None:
+            result["first_divergence"] = place.name
+            which = [e.name for e in found if not e.passed] if len(found) > 1 else []
+            words = f"{', '.join(which)}: {place}" if which else str(place)
+            result["message"] = "; ".join(filter(None, (result.get("message"), words)))
+    elif candidate.cut and result["passed"]:
+        result["message"] = told(candidate.cut)
     return result
+
+
+def told(cut: dict[str, str]) -> str:
+    """What is cut differently, in a sentence."""
+    names = list(cut)
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"cut differently, no fault: {', '.join(names[:5])}{more} ({cut[names[0]]})"
+
+
+def _cut(errors: list[Error], reference: Trace, candidate: Trace, healed: bool) -> dict[str, str]:
+    partners, cut = candidate.partners, {}
+    for error in errors:
+        if error.passed or error.undecided or is_output(error.name):
+            continue
+        if healed:
+            cut[error.name] = HEALS
+        elif partners is not None and (
+            partners.has(0, candidate.activations[error.name]) or partners.has(1, reference.activations[error.name])
+        ):
+            cut[error.name] = ELSEWHERE
+    return cut
+
+
+def _place(sides, outputs: list[Error], wide: bool) -> Place | None:
+    """Where the outputs part, by values; None where no graph was to be had."""
+    reference, candidate, _ = sides
+    partners = candidate.partners
+    if partners is None:
+        return None
+    try:
+        if wide:
+            partners = pair_values(reference, candidate, map_inputs(scaled, reference.batches[0]))
+            names = list(partners.graphs[0].outputs)
+        else:
+            names = [error.name for error in outputs]
+        ends = [graph.outputs for graph in partners.graphs]
+        return locate(partners, [(ends[0][n], ends[1][n]) for n in names if n in ends[0] and n in ends[1]])
+    except Exception:  # a stranger's operation may fail in any way; the names still tell
+        return None
 
 
 def _wide(sides):

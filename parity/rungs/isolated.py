@@ -1,6 +1,9 @@
 """Rung 4, isolated: every layer and block is fed the reference's input, so that one fault shows in one place."""
 
-from parity.errors import NOT_COMPARED, Error, summarise
+import numpy as np
+
+from parity import divergence
+from parity.errors import NOT_COMPARED, Error, relative_l2, summarise
 from parity.trace import judge_sides, scaled
 
 SCALED = " (inputs scaled)"
@@ -31,8 +34,16 @@ def check(reference, candidate, truth=None) -> dict:
         if candidate.ranges and any(x.dtype.kind == "f" for x in call.inputs):
             _widen(name, (call, other, true), wide, refusals)
     errors = judge_sides(*sides, given)
-    more = judge_sides(*sides, wide)
-    for error in more + refusals:
+    more = judge_sides(*sides, wide) + refusals
+    if candidate.ranges:
+        errors, more = ([e for e in found if e.name not in candidate.cut] for found in (errors, more))
+        if candidate.partners is not None:  # fed in another order, as its weights are; see what lies between values
+            moved = {name.rpartition("/")[0] for name in candidate.rearranged}
+            errors, more = ([e for e in found if e.name not in moved] for found in (errors, more))
+    compared = {error.name for error in errors}
+    if candidate.partners is not None and candidate.tolerance is not None:
+        more += _between(candidate, compared)
+    for error in more:
         errors.append(Error(error.name + SCALED, error.value, error.tolerance, error.max_abs, error.undecided))
     if not errors and not skipped:
         return {
@@ -52,9 +63,29 @@ def check(reference, candidate, truth=None) -> dict:
     return result
 
 
+def _scaled(array):
+    return scaled(array, inside=True)
+
+
+def _between(candidate, done: set[str]) -> list[Error]:
+    """What lies between equal values of both sides, whatever it is called there, on scaled inputs."""
+    worst = {}
+    for name, expected, found in divergence.isolated(candidate.partners, _scaled):
+        if name in done:
+            continue
+        if expected is None:
+            error = Error(name, float("inf"), candidate.tolerance, float("inf"))
+        else:
+            far = float(np.max(np.abs(found - expected), initial=0.0)) if found.dtype.kind != "b" else 0.0
+            error = Error(name, relative_l2(found, expected), candidate.tolerance, far)
+        if name not in worst or not error.value <= worst[name].value:
+            worst[name] = error
+    return list(worst.values())
+
+
 def _widen(name, calls, wide, refusals) -> None:
     """Replays one layer's calls on scaled inputs, into `wide`; one side's failure alone into `refusals`."""
-    inputs = [scaled(x) for x in calls[0].inputs]
+    inputs = [_scaled(x) for x in calls[0].inputs]
     found, failed = [], []
     for place, call in enumerate(calls):
         try:

@@ -33,7 +33,7 @@ def state_that_no_config_has():
 
     port = keras_dense(Gain(name="middle"))
     port.get_layer("middle").gain = 3.0
-    return TorchDense(lambda x: x), port, random(4, 6), {"transfer": True}, "forward", "b"
+    return TorchDense(lambda x: x), port, random(4, 6), {"transfer": True}, "forward", "middle"
 
 
 @case
@@ -69,7 +69,7 @@ def adapted_normalization():
         def forward(self, x):
             return self.fc(x)
 
-    return Net(), port, random(4, 6), {"transfer": True}, "forward", "fc"
+    return Net(), port, random(4, 6), {"transfer": True}, "forward", "norm"
 
 
 @case
@@ -88,7 +88,7 @@ def the_candidate_excuses_itself():
     inputs = keras.Input((6,))
     x = L.Activation("relu", name="middle")(L.Dense(8, name="a")(inputs))
     port = keras.Model(inputs, Rough(name="rough")(L.Dense(3, name="b")(x) * 1.0002))
-    return Original(), port, random(4, 6), {"transfer": True}, "forward", "output"
+    return Original(), port, random(4, 6), {"transfer": True}, "forward", "Mul"
 
 
 @case
@@ -149,7 +149,7 @@ def a_tensor_of_rounding():
             x = self.a(x)
             return self.b(keras.ops.tanh(x + self.middle(x)))
 
-    return Net(), Port(KerasZero(name="zero")), random(4, 6), {"transfer": True, "training": False}, "forward", "b"
+    return Net(), Port(KerasZero(name="zero")), random(4, 6), {"transfer": True, "training": False}, "forward", "relu"
 
 
 def _beyond(name, original, port, place="1"):
@@ -221,7 +221,7 @@ def the_second_head():
     x = L.ReLU(name="act")(L.Dense(8, name="a")(inputs))
     wrong = L.Activation("tanh", name="squash")(L.Dense(2, name="c")(x))
     port = keras.Model(inputs, {"b": L.Dense(3, name="b")(x), "c": wrong})
-    return Heads(), port, random(4, 6), {"transfer": True}, "forward", "output c"
+    return Heads(), port, random(4, 6), {"transfer": True}, "forward", "squash"
 
 
 @case

@@ -1,0 +1,154 @@
+"""The graph of a torch module's pass: every function that it called, with the line that called it."""
+
+import linecache
+import os
+import sys
+
+import numpy as np
+
+from parity.graph import Graph, Node
+
+_FRAMEWORK = os.path.join("site-packages", "torch") + os.sep
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def record(adapter, run) -> Graph:
+    """Runs `run`, which calls the module and returns its outputs by name, and records what it did.
+
+    Args:
+        adapter: a `TorchAdapter`.
+        run: a function of one that it is to be told the tensors of the model's inputs by.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    graph = Graph("torch")
+    fixed = {id(t) for t in (*adapter.model.parameters(), *adapter.model.buffers())}
+    numbers, alive, stack, moving = {}, [], [], set()
+    kin = {}  # id of a tensor to whether it depends on the inputs, in whatever state it is
+
+    def number(tensor, depends=None):
+        key = (id(tensor), tensor._version)
+        if key not in numbers:
+            alive.append(tensor)
+            numbers[key] = len(graph.values)
+            graph.values.append(_array(tensor))
+            if kin.setdefault(id(tensor), bool(depends)) if depends is None else depends:
+                moving.add(numbers[key])
+                kin[id(tensor)] = True
+        return numbers[key]
+
+    def note(function, args, kwargs, result, before):
+        """`before`: id of each tensor that went in, to its number then and its version."""
+        returned = list(_tensors(result))
+        changed = [t for t in _tensors((args, kwargs)) if id(t) in before and t._version != before[id(t)][1]]
+        changed = [t for t in changed if all(t is not made for made in returned)]
+        if not returned and not changed:
+            return
+        given = list(dict.fromkeys(n for n, _ in before.values() if n in moving))
+        made = [number(tensor, bool(given)) for tensor in (*returned, *changed)]
+        if not given:  # computed of weights and constants alone
+            return
+        order = {n: place for place, n in enumerate(given)}
+        slots = {key: order[n] for key, (n, _) in before.items() if n in order}
+        places = [slots[id(t)] for t in changed if id(t) in slots]
+
+        def run(arrays):
+            new = [adapter.native_tensor(array) for array in arrays]
+            with torch.no_grad():
+                out = function(*_map(args, swap(new)), **_map(kwargs, swap(new)))
+            return [_array(t) for t in (*_tensors(out), *(new[place] for place in places))]
+
+        def swap(new):
+            return lambda tensor: new[slots[id(tensor)]] if id(tensor) in slots else tensor
+
+        name = function.__self__ if getattr(function, "__name__", "") == "__get__" else function
+        title = getattr(name, "__name__", str(name)).strip("_")
+        graph.nodes.append(Node(stack[-1] if stack else "", title, _caller(), tuple(given), tuple(made), run))
+
+    class Recorder(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            kwargs = kwargs or {}
+            free = [t for t in _tensors((args, kwargs)) if id(t) not in fixed]
+            before = {id(t): (number(t), t._version) for t in free}
+            result = function(*args, **kwargs)
+            note(function, args, kwargs, result, before)
+            return result
+
+    def sources(*tensors):
+        graph.nodes.clear()  # what made the inputs
+        graph.sources = tuple(number(tensor) for tensor in tensors)
+        moving.update(graph.sources)
+        kin.update((id(tensor), True) for tensor in tensors)
+
+    def leave(*_):
+        stack.pop()
+
+    handles = []
+    try:
+        for name, module in adapter.layers().items():
+            handles += [
+                module.register_forward_pre_hook(lambda *_, name=name: stack.append(name)),
+                module.register_forward_hook(leave, always_call=True),
+            ]
+        with Recorder():
+            outputs = run(sources)
+    finally:
+        for handle in handles:
+            handle.remove()
+    graph.outputs = {name: number(tensor) for name, tensor in outputs.items()}
+    return graph
+
+
+def _tensors(value):
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _map(value, function):
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _map(part, function) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_map(part, function) for part in value]
+    if isinstance(value, tuple):
+        parts = [_map(part, function) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
+def _array(tensor) -> np.ndarray:
+    import torch
+
+    tensor = tensor.detach()
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    return tensor.to(torch.float32).cpu().numpy() if tensor.dtype == torch.bfloat16 else tensor.cpu().clone().numpy()
+
+
+def _caller() -> str:
+    """File, line and text of the innermost line outside of torch and of this package."""
+    frame, deep = sys._getframe(1), False
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if path.startswith(_OWN):
+            if deep:
+                return ""  # a layer of torch's own was called by nobody but us
+        elif _FRAMEWORK in path:
+            deep = True
+        elif not path.startswith("<"):
+            text = linecache.getline(path, frame.f_lineno).strip()
+            return f"{os.path.basename(path)}:{frame.f_lineno}  {text}".rstrip()
+        frame = frame.f_back
+    return ""

@@ -1,0 +1,125 @@
+"""The rungs of a comparison read together: what looks wrong by its name or place, and is shown right by the outputs."""
+
+from parity.errors import NOT_COMPARED, OK, Row
+from parity.layout import compatible
+from parity.rungs.structure import layer_of
+from parity.transfer import weights_beside
+from parity.values import rearrangement
+
+NUMERICAL = ("forward", "isolated", "batch_norm", "gradients")
+
+
+def reconcile(rows: list[Row], reference, candidate) -> None:
+    """Takes back verdicts on weights that the numbers disprove, and says what was seen.
+
+    Only where all outputs agree, on the given inputs and on those of a wide range, in training mode too if that was
+    asked for. Then weights that hold the right numbers in another order are right so (rows behind a flatten). Weights
+    without partner are either split or joined on the other side, or do nothing; what is neither takes part in
+    outputs that agree, but can't be compared by itself, and the rung is not "ok" but "not compared".
+    """
+    found = {row.check: row for row in rows}
+    structure = found.get("structure")
+    if structure is not None and structure.status == NOT_COMPARED and not structure.details["matched"]:
+        for check in NUMERICAL:
+            if check in found and found[check].status not in (OK, NOT_COMPARED):
+                _settle(found[check], NOT_COMPARED, "no weight has a partner, so that a difference says nothing")
+        return
+    shown = [found[check] for check in NUMERICAL if check in found]
+    if (
+        "forward" not in found
+        or not found["forward"].passed
+        or any(row.status not in (OK, NOT_COMPARED) for row in shown)
+    ):
+        return
+    weights = found.get("weights")
+    if weights is not None and weights.status not in (OK, NOT_COMPARED):
+        orders, details = weights.details["rearranged"], weights.details
+        if (
+            set(details["different"]) <= set(orders)
+            and len(details["different"]) == weights.value
+            and not details["lost"]
+        ):
+            told = "; ".join(f"{name}: {how}" for name, how in list(orders.items())[:5])
+            _settle(weights, OK, f"held in another order, and rightly so, for the outputs agree: {told}")
+    if structure is not None and structure.status not in (OK, NOT_COMPARED):
+        _reconcile_structure(structure, reference, candidate)
+
+
+def _settle(row: Row, status: str, message: str) -> None:
+    row.passed, row.status, row.message = status == OK, status, message
+    row.first_divergence = row.worst = None
+    row.value = 0.0 if status == OK else None
+
+
+def _reconcile_structure(row: Row, reference, candidate) -> None:
+    sides = reference.adapter, candidate.adapter
+    ours, theirs = weights_beside(*sides), weights_beside(*sides[::-1])
+    lonely = []
+    for weights, others in ((ours, theirs), (theirs, ours)):
+        lonely.append({
+            name: weight for name, weight in weights.items()
+            if name not in row.details["idle"]
+            and not (name in others and compatible(weight.array.shape, others[name].array.shape))
+        })  # fmt: skip
+    joined = _joined(*lonely) + _joined(*lonely[::-1])
+    told = {name for group in joined for name in group}
+    idle, left = [], []
+    for side, names in zip((reference, candidate), lonely, strict=True):
+        for name in names.keys() - told:
+            (idle if _does_nothing(side, name) else left).append(name)
+    parts = [f"{whole} holds {', '.join(rest)}" for whole, *rest in joined]
+    if idle:
+        parts.append(f"on one side only, without effect on these outputs: {_some(idle)}")
+    if left:
+        parts.append(f"on one side only, though the outputs agree: {_some(left)} (not covered: no kind of layer, and "
+                     "no rule, says what it is on the other side)")  # fmt: skip
+    _settle(row, NOT_COMPARED if left else OK, "; ".join(parts))
+
+
+def _some(names) -> str:
+    names = sorted(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _joined(whole: dict, parts: dict) -> list[tuple[str, ...]]:
+    """Tensors of one side that are several of the other's side by side: query, key and value in one."""
+    found, used = [], set()
+    for name, weight in whole.items():
+        array = weight.array
+        for count in (2, 3, 4, 5, 6):
+            if array.ndim == 0 or array.shape[-1] % count:
+                continue
+            pieces = [array[..., place * (array.shape[-1] // count):][..., : array.shape[-1] // count]
+                      for place in range(count)]  # fmt: skip
+            held = []
+            for piece in pieces:
+                other = next(
+                    (n for n, w in parts.items() if n not in used and n not in held and _same(piece, w.array)), None
+                )
+                if other is None:
+                    break
+                held.append(other)
+            else:
+                found.append((name, *held))
+                used.update(held)
+                break
+    return found
+
+
+def _same(a, b) -> bool:
+    if a.size != b.size:
+        return False
+    return bool((a.ravel() == b.ravel()).all()) or rearrangement(a, b) is not None
+
+
+def _does_nothing(side, name: str) -> bool:
+    """Whether the outputs are the same, bit for bit, with other numbers in a variable."""
+    adapter = side.adapter
+    weights = adapter.weights()
+    if name not in weights or layer_of(name) == name:
+        return False
+    with adapter.preserved():
+        before = adapter.outputs(side.batches[0], draws=side.draws)
+        adapter.assign({name: weights[name].array * 1.5 + 0.25})
+        after = adapter.outputs(side.batches[0], draws=side.draws)
+    return all((before[key] == after[key]).all() for key in before)

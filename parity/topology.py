@@ -1,0 +1,63 @@
+"""Pairs layers by where they stand: who feeds them, and whom they feed, in two graphs of operations."""
+
+from collections import defaultdict
+
+from parity.graph import Graph
+
+
+def neighbours(graph: Graph, layers) -> dict[str, tuple[set, set]]:
+    """Of each layer that holds weights, the layers before it and behind it that do, with none of them in between."""
+    carried = {value: frozenset({"the inputs"}) for value in graph.sources}
+    found = {name: (set(), set()) for name in layers}
+    for node in graph.nodes:
+        given = frozenset().union(*(carried.get(value, frozenset()) for value in node.inputs))
+        if node.layer in found:
+            before = found[node.layer][0]
+            before |= given - {node.layer}
+            given = frozenset({node.layer})
+        for value in node.outputs:
+            if value not in node.inputs:
+                carried[value] = given
+    for name, (before, _) in found.items():
+        for other in before:
+            if other in found:
+                found[other][1].add(name)
+    for value in graph.outputs.values():
+        for name in carried.get(value, ()):
+            if name in found:
+                found[name][1].add("the outputs")
+    return found
+
+
+def by_structure(graphs: tuple[Graph, Graph], layers: tuple[dict, dict]) -> dict[str, str] | None:
+    """Pairs layers of one kind and shape that stand in one place; None if the two graphs are not of one structure.
+
+    Every layer has a colour, at first its kind and shape, then again and again what it has with its neighbours' colours
+    (Weisfeiler and Lehman's refinement), until no colour splits. Layers of one colour are taken in their order.
+
+    Args:
+        layers: for each graph, canonical name to anything hashable that partners have in common.
+    """
+    around = [neighbours(graph, names) for graph, names in zip(graphs, layers, strict=True)]
+    colours = [dict(names) for names in layers]
+    ends = {"the inputs": -1, "the outputs": -2}
+    count = 0
+    while True:
+        table = {}
+        for side in (0, 1):
+            new = {}
+            for name, (before, behind) in around[side].items():
+                seen = [sorted(repr(colours[side].get(n, ends.get(n))) for n in group) for group in (before, behind)]
+                key = repr((colours[side][name], seen))
+                new[name] = table.setdefault(key, len(table))
+            colours[side] = new
+        if len(table) == count:
+            break
+        count = len(table)
+    groups = [defaultdict(list), defaultdict(list)]
+    for side in (0, 1):
+        for name, colour in colours[side].items():
+            groups[side][colour].append(name)
+    if {c: len(names) for c, names in groups[0].items()} != {c: len(names) for c, names in groups[1].items()}:
+        return None
+    return {a: b for colour, names in groups[0].items() for a, b in zip(names, groups[1][colour], strict=True)}

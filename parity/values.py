@@ -1,0 +1,182 @@
+"""Which values of two models are the same: equal numbers, in whatever axis order each framework holds them."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from parity.graph import Graph
+
+
+def orders(shape: tuple[int, ...], wanted: tuple[int, ...]):
+    """Lawful ways to turn an array of one shape into another, as functions, likely ones first.
+
+    Reshaping (axes of size one, heads folded or apart) and moving one axis to another place (channels first or last,
+    heads, time) are lawful. That two neighbouring axes of one size change places, rows for columns, is not.
+    """
+    yield lambda x: x.reshape(wanted)
+    slim = tuple(n for n in shape if n != 1)
+    for source, target in itertools.permutations(range(len(slim)), 2):
+        if abs(source - target) == 1 and (source > target or slim[source] == slim[target]):
+            continue  # the same as the exchange the other way round; or rows for columns
+        if slim[source] == slim[target] == 1:
+            continue
+        yield lambda x, source=source, target=target: np.moveaxis(x.reshape(slim), source, target).reshape(wanted)
+    fat = tuple(n for n in wanted if n != 1)
+    if len(fat) > len(slim):  # heads apart there and folded here
+        for source, target in itertools.permutations(range(len(fat)), 2):
+            if abs(source - target) == 1 and (source > target or fat[source] == fat[target]):
+                continue
+            moved = tuple(np.moveaxis(np.empty(fat, np.uint8), source, target).shape)
+            yield lambda x, s=source, t=target, m=moved: np.moveaxis(x.reshape(m), t, s).reshape(wanted)
+
+
+def alike(array: np.ndarray, other: np.ndarray, tolerance: float):
+    """The lawful order in which `array` is `other` up to a tolerance (relative L2), as a function; None if none is."""
+    if array.size != other.size:
+        return None
+    target = other.astype(np.float64, copy=False)
+    scale = float(np.linalg.norm(np.nan_to_num(target.ravel())))
+    few = np.linspace(0, target.size - 1, min(target.size, 64)).astype(int)
+    some = target.ravel()[few]
+    for order in orders(array.shape, other.shape):
+        moved = order(array)
+        near = np.abs(moved.ravel()[few] - some)  # a look before all is compared
+        if not np.nanmax(near, initial=0.0) <= max(100 * tolerance * np.nanmax(np.abs(some), initial=0.0),
+                                                   tolerance * scale):  # fmt: skip
+            continue
+        if distance(moved, target) <= tolerance:
+            return order
+    return None
+
+
+def distance(array: np.ndarray, other: np.ndarray) -> float:
+    """Relative L2 of two arrays of one shape; equal infinities and NaNs are equal."""
+    a, b = array.astype(np.float64, copy=False).ravel(), other.astype(np.float64, copy=False).ravel()
+    with np.errstate(invalid="ignore", over="ignore"):
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            same = (a == b) | (np.isnan(a) & np.isnan(b))
+            a, b = a[~same], b[~same]
+        apart, norm = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
+    return 0.0 if apart == 0 else apart / norm if norm else float("inf")
+
+
+class Partners:
+    """The values of two graphs that are equal.
+
+    Attributes:
+        of: by side (0 and 1), number of a value to (number on the other side, order to bring this one into that one's
+            shape).
+    """
+
+    def __init__(self, first: Graph, second: Graph, tolerance: float):
+        self.graphs = (first, second)
+        self.tolerance = tolerance
+        self.of: tuple[dict, dict] = ({}, {})
+        by_size = defaultdict(list)
+        prints = [fingerprint(value) for value in second.values]
+        for number, value in enumerate(second.values):
+            by_size[value.size].append(number)
+        for number, value in enumerate(first.values):
+            mine = fingerprint(value)
+            for other in by_size[value.size]:
+                if not near(mine, prints[other], tolerance):
+                    continue
+                order = alike(value, second.values[other], tolerance)
+                if order is not None:
+                    self.of[0].setdefault(number, (other, order))
+                    if other not in self.of[1]:
+                        back = alike(second.values[other], value, tolerance)
+                        self.of[1][other] = (number, back or (lambda x, shape=value.shape: x.reshape(shape)))
+
+    def has(self, side: int, array: np.ndarray) -> bool:
+        """Whether a side has a value that is equal to an array, and not by chance, as zeros are."""
+        if not hasattr(self, "_prints"):
+            self._prints = [[(v.size, fingerprint(v)) for v in graph.values] for graph in self.graphs]
+        mine = fingerprint(array)
+        return varies(array) and any(
+            size == array.size
+            and near(mine, other, self.tolerance)
+            and alike(array, self.graphs[side].values[number], self.tolerance) is not None
+            for number, (size, other) in enumerate(self._prints[side])
+        )
+
+
+def rearrangement(array: np.ndarray, other: np.ndarray, tolerance: float = 0.0) -> tuple[str, np.ndarray] | None:
+    """In what other order one array holds the numbers of another, in float32 or near to it.
+
+    Args:
+        array, other: both in Keras's layout.
+        tolerance: relative to the largest number.
+
+    Returns:
+        (the order in words, indices that make `other.ravel()[indices]` equal to `array.ravel()`). None where they do
+        not hold the same numbers, or so many equal ones, in an order without a name, that it can't be told.
+    """
+    if array.size != other.size or array.size < 2:
+        return None
+    ours, theirs = (np.asarray(a, np.float32) for a in (array, other))
+    near = float(np.abs(ours).max()) * tolerance
+    flat = theirs.ravel()
+    few = np.linspace(0, flat.size - 1, min(flat.size, 256)).astype(int)
+    for words, view in _named_orders(ours):
+        if (np.abs(view[np.unravel_index(few, view.shape)] - flat[few]) <= near).all() and (
+            np.abs(view.ravel() - flat) <= near
+        ).all():
+            held = dict(_named_orders(np.arange(ours.size).reshape(ours.shape)))[words].ravel()
+            indices = np.empty_like(held)
+            indices[held] = np.arange(held.size)
+            return words, indices
+    places, order = (np.argsort(a, axis=None, kind="stable") for a in (theirs, ours))
+    if not (np.abs(ours.ravel()[order] - flat[places]) <= near).all() or np.unique(ours).size < 0.9 * ours.size:
+        return None
+    indices = np.empty_like(places)
+    indices[order] = places
+    return "in an order that has no name", indices
+
+
+def _named_orders(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """(words, view) of the orders in which ports hold an array by mistake, or for a reason."""
+    slim = array.reshape(tuple(n for n in array.shape if n != 1))
+    shape = slim.shape
+    for first, second in itertools.combinations(range(slim.ndim), 2):
+        words = f"axes {first} and {second} of {shape} are exchanged"
+        if slim.ndim == 4 and (first, second) == (0, 1):
+            words = "rows and columns of the kernel are exchanged"
+        elif slim.ndim == 2:
+            words = "it is transposed"
+        yield words, np.swapaxes(slim, first, second)
+    for axis in range(slim.ndim):
+        yield f"axis {axis} of {shape} is reversed", np.flip(slim, axis)
+    if slim.ndim == 4:
+        yield "rows and columns of the kernel are reversed", slim[::-1, ::-1]
+        yield "its axes stand as torch has them", np.moveaxis(slim, (-1, -2), (0, 1))
+    for channels in range(2, shape[0] if shape else 0):
+        if shape[0] % channels == 0:
+            folds = (channels, shape[0] // channels)
+            yield (
+                f"its rows are in another order of a flatten, {folds} against {folds[::-1]}",
+                np.swapaxes(slim.reshape(*folds, -1), 0, 1),
+            )
+
+
+def varies(array: np.ndarray) -> bool:
+    """Whether there are different numbers in an array."""
+    return array.size > 1 and bool((array != array.flat[0]).any())
+
+
+def fingerprint(value: np.ndarray) -> tuple[float, float, float]:
+    """Sums that no order of the numbers changes: of absolute values, of squares, of the numbers."""
+    x = np.nan_to_num(value.astype(np.float64, copy=False), posinf=0.0, neginf=0.0).ravel()
+    return float(np.abs(x).sum()), float(x @ x), float(x.sum())
+
+
+def near(a, b, tolerance: float) -> bool:
+    """Whether two fingerprints may be of equal values."""
+    slack = 4 * tolerance + 1e-12
+    return (
+        abs(a[0] - b[0]) <= slack * max(a[0], b[0]) * 30
+        and abs(a[1] - b[1]) <= slack * max(a[1], b[1]) * 30
+        and abs(a[2] - b[2]) <= slack * max(a[0], b[0]) * 30
+    )
