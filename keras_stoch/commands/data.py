@@ -30,6 +30,11 @@ def add_prepare(commands):
     add_split(command)
     command.add_argument("--shards", type=int, default=0, metavar="N", help="also write N TFRecord files")
     command.add_argument("--workers", type=int, metavar="N", help="threads; all cores if left out")
+    command.add_argument(
+        "--replace",
+        action="store_true",
+        help="remove or replace images of an earlier run that this one does not have",
+    )
 
 
 def _prepare(options):
@@ -52,6 +57,7 @@ def _prepare(options):
         seed=options.seed,
         shards=options.shards,
         workers=options.workers,
+        replace=options.replace,
         progress=not options.quiet,
     )
     print(describe(record))

@@ -6,6 +6,7 @@ from pathlib import Path
 import keras_stoch
 from keras_stoch.commands.options import add_command, load_tensorflow, place_for
 from keras_stoch.files import check_no_file, check_prepared, write_atomically
+from keras_stoch.progress import tell
 from keras_stoch.training.runs import check_run, check_runs
 
 SPLITS = ("train", "validation", "all")
@@ -154,19 +155,18 @@ def add_predict(commands):
 
 
 def _predict(options):
-    from keras_stoch.data.photographs import SUFFIXES
+    from keras_stoch.data.photographs import describe_passed_over, find_photographs
 
     check_run(options.run_folder, passes=options.passes)
     paths = []
     for given in map(Path, options.images):
         if not given.exists():
             raise ValueError(f"No such image or folder: {given}")
-        # All of them, also where several have one name, as in the folders of two patients.
-        inside = [p for p in sorted(given.rglob("*")) if p.suffix.lower() in SUFFIXES and p.name[0] != "."]
-        inside = [p for p in inside if p.is_file()]
-        if given.is_dir() and not inside:
-            raise ValueError(f"No images ({', '.join(SUFFIXES)}) below {given}")
-        paths += inside if given.is_dir() else [given]
+        # All of a folder, also where several have one name, as in the folders of two patients.
+        inside, passed_over = find_photographs(given) if given.is_dir() else ([given], {})
+        if passed_over:
+            tell(f"{given}: {describe_passed_over(passed_over)}")
+        paths += inside
     if options.out:
         place_for(options.out)
     load_tensorflow()

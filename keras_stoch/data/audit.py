@@ -17,7 +17,14 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from keras_stoch.data.labels import Labels, merge_labels, read_labels
-from keras_stoch.data.photographs import Dropped, find_sources, no_warnings, open_image
+from keras_stoch.data.photographs import (
+    Dropped,
+    describe_passed_over,
+    find_photographs,
+    no_warnings,
+    open_image,
+    sources_of,
+)
 from keras_stoch.files import cores, write_atomically
 from keras_stoch.progress import progress_bar
 
@@ -219,6 +226,9 @@ class Audit:
                 f"{near['conflicting']} of them with different labels"
             )
             lines += [f"{'':9}{a} ~ {b} ({bits} of 256 bits differ)" for a, b, bits in near["pairs"][:5]]
+            lines += [f"{len(near['unreadable']):7}  photographs could not be read"] if near["unreadable"] else []
+            lines += [f"{'':9}{file}: {why}" for file, why in list(near["unreadable"].items())[:5]]
+            lines += [f"{'':9}{describe_passed_over(near['passed_over'])}"] if near["passed_over"] else []
         lines += ["", "Validation rows that training has seen:", ""]
         names = ("rows", "image", "duplicate", "lesion", "patient", "any")
         lines.append(f"{'':46}" + "".join(f"{name:>11}" for name in names))
@@ -262,12 +272,14 @@ def audit(labels, images=None, *, validation=0.2, split="group", seed=0, progres
         "duplicates": {"listed": len(pairs), "conflicting": _conflicting(merged, pairs)},
     }
     if images is not None:
-        near, count = _near(images, merged, progress)
+        near, count, unreadable, passed_over = _near(images, labels, merged, progress)
         findings["near_duplicates"] = {
             "photographs": count,
             "limit": NEAR,
             "conflicting": _conflicting(merged, [(a, b) for a, b, _ in near]),
             "pairs": near,
+            "unreadable": unreadable,
+            "passed_over": passed_over,
         }
         pairs += [(a, b) for a, b, _ in near]
     findings["leakage"] = {
@@ -296,33 +308,37 @@ def _conflicting(merged, pairs) -> int:
     return sum(bool(target[a] != target[b]) for a, b in pairs if a in target and b in target)
 
 
-def _near(folder, merged, progress):
-    """Near-duplicates among the photographs of a folder, as (image, image, bits), and how many were read."""
-    names, hashes = hash_sources(find_sources(folder), progress)
-    return [(names[a], names[b], int(bits)) for a, b, bits in near_duplicates(hashes)], len(names)
+def _near(folder, labels, merged, progress):
+    """Near-duplicates in a folder of photographs, as (image, image, bits), how many were read, and what was not."""
+    paths, passed_over = find_photographs(folder)
+    sources = sources_of(paths, Path(folder), merged["image"], labels.listed)
+    names, hashes, unreadable = hash_sources(sources, progress)
+    near = [(names[a], names[b], int(bits)) for a, b, bits in near_duplicates(hashes)]
+    return near, len(names), {str(sources[image]): why for image, why in unreadable.items()}, passed_over
 
 
-def hash_sources(sources: dict[str, Path], progress=False) -> tuple[list[str], list[bytes]]:
-    """Perceptual hashes of photographs; unreadable ones are left out.
+def hash_sources(sources: dict[str, Path], progress=False) -> tuple[list[str], list[bytes], dict[str, str]]:
+    """Perceptual hashes of photographs.
 
     Args:
-        sources: from `photographs.find_sources`.
+        sources: image id -> path, as from `photographs.find_sources`.
 
     Returns:
-        Image ids and their hashes.
+        Image ids and their hashes, and why others could not be read: id -> reason.
     """
 
     def read(item):
         name, path = item
         try:
-            return name, image_hash(open_image(path, draft=(256, 256)))
-        except Dropped:
-            return None
+            return name, image_hash(open_image(path, draft=(256, 256))), None
+        except Dropped as reason:
+            return name, None, str(reason)
 
     with no_warnings(), ThreadPoolExecutor(cores()) as pool, progress_bar(len(sources), "hash", progress) as bar:
         found = []
         for result in pool.map(read, sources.items()):
             bar.update()
-            if result:
-                found.append(result)
-    return [name for name, _ in found], [value for _, value in found]
+            found.append(result)
+    good = [(name, value) for name, value, _ in found if value is not None]
+    unreadable = {name: why for name, value, why in found if value is None}
+    return [name for name, _ in good], [value for _, value in good], unreadable

@@ -13,102 +13,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from keras_stoch.data.layouts import CLASSES, LAYOUT_2016, LAYOUTS, METADATA, Layout
+
 # Which diagnoses count as malignant. "paper": 2016 and 2020 the label, 2017 melanoma, 2018 MEL, BCC and AKIEC, 2019
 # MEL, BCC, AK and SCC. The binary files of 2016 and 2020 call nothing malignant but melanoma.
 RULES = {
     "paper": frozenset({"MEL", "BCC", "AKIEC", "AK", "SCC"}),
     "melanoma": frozenset({"MEL"}),
 }
-CLASSES = ("MEL", "NV", "BCC", "AKIEC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
 COLUMNS = [
     *("image", "target", "year", "file", "line", "name", "diagnosis"),
     *("patient_id", "lesion_id", "sex", "age", "site"),
 ]
-METADATA = ("patient_id", "lesion_id", "sex", "age", "site", "diagnosis")
 
 
-@dataclass(frozen=True)
-class Layout:
-    """One official layout: the columns it must have, those it may have, and what is in them."""
-
-    name: str
-    year: int | None
-    required: tuple[str, ...]
-    image: str = "image"
-    kind: str = "labels"  # or "metadata", "duplicates"
-    optional: tuple[str, ...] = ()
-    renamed: dict[str, str] = field(default_factory=dict)  # column of the file -> column of the table
-
-
-_PEOPLE_2020 = {
-    "patient_id": "patient_id",
-    "lesion_id": "lesion_id",
-    "sex": "sex",
-    "age_approx": "age",
-    "anatom_site_general_challenge": "site",
-    "anatom_site_general": "site",
-    "patient": "patient_id",
-}
-LAYOUTS = (
-    Layout("2017 ground truth", 2017, ("image_id", "melanoma", "seborrheic_keratosis"), "image_id"),
-    Layout(
-        *("2017 metadata", 2017, ("image_id", "age_approximate", "sex"), "image_id", "metadata"),
-        renamed={"age_approximate": "age", "sex": "sex"},
-    ),
-    Layout("2018 ground truth", 2018, ("image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")),
-    Layout(
-        *("2018 lesion groupings", 2018, ("image", "lesion_id", "diagnosis_confirm_type"), "image", "metadata"),
-        renamed={"lesion_id": "lesion_id"},
-    ),
-    Layout(
-        *("HAM10000 metadata", 2018, ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")),
-        *("image_id", "metadata", ("dataset",)),
-        renamed={"lesion_id": "lesion_id", "age": "age", "sex": "sex", "localization": "site"},
-    ),
-    Layout(
-        *("2019 ground truth", 2019, ("image", "MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")),
-        optional=("score_weight", "validation_weight"),
-    ),
-    Layout(
-        *("2019 metadata", 2019, ("image", "age_approx", "anatom_site_general", "sex"), "image", "metadata"),
-        optional=("lesion_id",),
-        renamed=_PEOPLE_2020,
-    ),
-    Layout(
-        "2020 ground truth",
-        2020,
-        (
-            *("image_name", "patient_id", "sex", "age_approx", "anatom_site_general_challenge"),
-            *("diagnosis", "benign_malignant", "target"),
-        ),
-        "image_name",
-        optional=("lesion_id", "tfrecord", "width", "height"),
-        renamed=_PEOPLE_2020,
-    ),
-    Layout(
-        *("2020 test metadata", 2020, ("image", "patient", "age_approx", "anatom_site_general", "sex")),
-        *("image", "metadata"),
-        renamed=_PEOPLE_2020,
-    ),
-    Layout(
-        "2020 test metadata",
-        2020,
-        ("image_name", "patient_id", "sex", "age_approx", "anatom_site_general_challenge"),
-        *("image_name", "metadata"),
-        renamed=_PEOPLE_2020,
-    ),
-    Layout("2020 duplicates", 2020, ("image_name_1", "image_name_2"), "image_name_1", "duplicates"),
-    # Not an official one: the simplest table that a person with own photographs would write.
-    Layout(
-        *("plain", None, ("image", "target")),
-        optional=("patient_id", "lesion_id", "diagnosis", "sex", "age", "site"),
-        renamed={name: name for name in METADATA},
-    ),
-)
-_LAYOUT_2016 = Layout("2016 ground truth", 2016, ("image", "label"))
-# A name becomes a file name, so it must not be able to leave its folder.
+# Every part of a name becomes one of a path, so it must not be able to leave its folder.
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MISSING = ("", "na", "n/a", "nan", "none", "null", "unknown")
+_ENDING = re.compile(r"\.(jpe?g?|jfif|png|tiff?|bmp|webp)$", re.IGNORECASE)
 _DOWNSAMPLED = "_downsampled"
 
 
@@ -123,12 +45,14 @@ class Labels:
         duplicates: DataFrame with columns `first`, `second`, `file`, `line`: the pairs of the official list.
         files: DataFrame, one row per file: file, layout, kind, year, rows, malignant.
         rule: the diagnoses that count as malignant.
+        listed: image -> what files call it, of those that do so with an ending ("ISIC_0000018.jpg").
     """
 
     table: pd.DataFrame
     duplicates: pd.DataFrame
     files: pd.DataFrame
     rule: frozenset
+    listed: dict[str, set[str]] = field(default_factory=dict)
 
 
 def label_files(paths) -> list[Path]:
@@ -176,13 +100,24 @@ def read_labels(paths, malignant="paper") -> Labels:
         print(labels.table.target.mean())
     """
     rule = _rule(malignant)
-    tables, metadata, duplicates, files = [], [], [], []
+    tables, metadata, duplicates, either, files = [], [], [], [], []
     for path in label_files(paths):
         layout, rows = _read(path, rule)
         frame = pd.DataFrame(rows)
         count = int(frame["target"].sum()) if layout.kind == "labels" else None
-        files.append((str(path), layout.name, layout.kind, layout.year, len(frame), count))
-        {"labels": tables, "metadata": metadata, "duplicates": duplicates}[layout.kind].append(frame)
+        kind = "metadata" if layout.kind == "either" else layout.kind
+        if layout.kind == "either":
+            either.append((len(files), frame))
+        else:
+            {"labels": tables, "metadata": metadata, "duplicates": duplicates}[kind].append(frame)
+        files.append((str(path), layout.name, kind, layout.year, len(frame), count))
+    labelled = {image for frame in tables for image in frame["image"]}
+    for place, frame in either:
+        metadata.append(frame)
+        alone = frame[~frame["image"].isin(labelled)]
+        if len(alone):
+            tables.append(alone)
+            files[place] = (*files[place][:2], "labels", *files[place][3:5], int(alone["target"].sum()))
     files = pd.DataFrame(files, columns=["file", "layout", "kind", "year", "rows", "malignant"])
     files = files.astype({"year": "Int64", "malignant": "Int64"})
     if not tables:
@@ -190,11 +125,18 @@ def read_labels(paths, malignant="paper") -> Labels:
             "None of the files holds ground truth. Received: "
             + ", ".join(f"{f.file} ({f.layout})" for f in files.itertuples())
         )
+    listed = {}
+    for frame in tables:
+        named = frame[frame["listed"].notna()]
+        for image, cell in zip(named["image"], named["listed"], strict=True):
+            listed.setdefault(image, set()).add(cell)
     table = pd.concat(tables, ignore_index=True).reindex(columns=COLUMNS)
     table = _join_metadata(table, [*tables, *metadata])
     table = table.astype({"target": "int8", "year": "Int64"})
     pairs = ["first", "second", "file", "line"]
-    return Labels(table, pd.concat([pd.DataFrame(columns=pairs), *duplicates], ignore_index=True)[pairs], files, rule)
+    return Labels(
+        table, pd.concat([pd.DataFrame(columns=pairs), *duplicates], ignore_index=True)[pairs], files, rule, listed
+    )
 
 
 def merge_labels(labels: Labels, on_conflict: str = "latest") -> pd.DataFrame:
@@ -289,7 +231,7 @@ def _layout(path: Path, records) -> tuple[Layout, list[str]]:
                 raise ValueError(f"{path}, line {line}: a column stands twice in the header: {', '.join(header)}")
             return layout, header
     if len(header) == 2 and re.fullmatch(r"ISIC_\d+", header[0]):  # 2016 has no header
-        return _LAYOUT_2016, ["image", "label"]
+        return LAYOUT_2016, ["image", "label"]
     known = "; ".join(f"{layout.name}: {','.join(layout.required)}" for layout in LAYOUTS)
     raise ValueError(
         f"{path}, line {line}: unknown columns {','.join(header)[:200]!r}. Known are 2016's two columns without a "
@@ -300,7 +242,7 @@ def _layout(path: Path, records) -> tuple[Layout, list[str]]:
 def _read(path: Path, rule) -> tuple[Layout, list[dict]]:
     records = _records(path)
     layout, header = _layout(path, records)
-    if layout is not _LAYOUT_2016:
+    if layout is not LAYOUT_2016:
         records = records[1:]
     if not records:
         raise ValueError(f"{path}: a header and no rows")
@@ -314,25 +256,29 @@ def _read(path: Path, rule) -> tuple[Layout, list[dict]]:
             first, second = (_image(row[column], where)[0] for column in layout.required)
             rows.append({"first": first, "second": second, "file": str(path), "line": line})
             continue
-        image, name = _image(row[layout.image], where)
+        cell = row[layout.image]
+        image, name = _image(cell, where)
         if image in seen:
             raise ValueError(f"{where}: {image} stands in line {seen[image]} already")
         seen[image] = line
         record = {"image": image, "name": name, "year": layout.year, "file": str(path), "line": line}
+        record["listed"] = cell if cell != name else None
         for column, known in layout.renamed.items():
             if row.get(column, "").strip().casefold() not in _MISSING:
                 record[known] = _age(row[column], where) if known == "age" else row[column]
-        if layout.kind == "labels":
+        if layout.kind in ("labels", "either"):
             record["target"], record["diagnosis"] = _target(layout, row, rule, where)
         rows.append(record)
     return layout, rows
 
 
 def _image(cell: str, where: str) -> tuple[str, str]:
-    """The image's id, and its name as listed. A file ending is dropped, as is 2019's suffix."""
-    name = re.sub(r"\.(jpe?g|png|tiff?|bmp|webp)$", "", cell, flags=re.IGNORECASE)
-    if not _IMAGE.fullmatch(name):
-        raise ValueError(f"{where}: {cell!r} is no image name; letters, digits, '_', '-' and '.' are")
+    """The image's id, and its name as listed, which may be a path. A file ending is dropped, as is 2019's suffix."""
+    name = _ENDING.sub("", cell)
+    if not all(_IMAGE.fullmatch(part) for part in name.split("/")):
+        raise ValueError(
+            f"{where}: {cell!r} is no image name; letters, digits, '_', '-' and '.' are, and '/' between folders"
+        )
     return name.removesuffix(_DOWNSAMPLED), name
 
 
@@ -371,6 +317,11 @@ def _target(layout: Layout, row: dict, rule, where: str) -> tuple[int, str | Non
             raise ValueError(f"{where}: target is {malignant}, but benign_malignant says {row['benign_malignant']!r}")
         words = {"nevus": "NV", "seborrheic keratosis": "BKL", "unknown": None, "": None}
         diagnosis = "MEL" if malignant else words.get(row["diagnosis"], row["diagnosis"])
+    elif layout.kind == "either":
+        diagnosis = row["dx"].upper()
+        if diagnosis not in CLASSES:
+            known = ", ".join(name.lower() for name in CLASSES)
+            raise ValueError(f"{where}: dx must be one of {known}. Received: {row['dx']!r}")
     elif layout.year is None:
         return _bit(row["target"], "target", where), row.get("diagnosis") or None
     else:

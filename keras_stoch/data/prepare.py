@@ -25,8 +25,17 @@ import pandas as pd
 from PIL import Image
 
 from keras_stoch.data.audit import check_split, group_images, image_hash, near_duplicates, split_images
+from keras_stoch.data.journal import Journal, stamp_of
 from keras_stoch.data.labels import label_files, merge_labels, read_labels
-from keras_stoch.data.photographs import UNREADABLE, Dropped, check_folder, find_sources, no_warnings, open_image
+from keras_stoch.data.photographs import (
+    Dropped,
+    check_folder,
+    describe_passed_over,
+    find_photographs,
+    no_warnings,
+    open_image,
+    sources_of,
+)
 from keras_stoch.data.shards import remove_shards, write_shards
 from keras_stoch.files import cores, locked, versions, write_atomically
 from keras_stoch.progress import progress_bar
@@ -112,11 +121,13 @@ def prepare(
     shards=0,
     workers=None,
     progress=False,
+    replace=False,
 ) -> dict:
     """Prepares all labelled photographs below `raw` into `out`, and goes on where an interrupted run stopped.
 
     Args:
-        raw: folder of photographs, searched at any depth. A file belongs to the image whose id is its name.
+        raw: folder of photographs, searched at any depth. A file belongs to the image whose id is its name, or its path
+            below `raw`, without its ending.
         labels: files or folders for `read_labels`.
         out: folder to write; nothing is written elsewhere.
         settings: `Settings`, by default the paper's.
@@ -125,13 +136,16 @@ def prepare(
         shards: number of TFRecord files for training and, by share, validation; 0 writes none. Needs TensorFlow.
         workers: threads; all cores by default.
         progress: show a bar with rate and time left.
+        replace: whether this run may remove images of an earlier one that are not part of it, or make them of other
+            photographs of the same names, if `raw` is another folder.
 
     Returns:
         The record that is also in `out`/prepare.json: settings, versions, counts, dropped images.
 
     Raises:
-        ValueError: for bad labels or arguments, for an `out` that was prepared with other settings or is being
-            prepared by another process, or if nothing is left to train on.
+        ValueError: for bad labels or arguments, for one image id with several different photographs, for an `out` that
+            was prepared with other settings, holds images that would be lost, or is being prepared by another process,
+            or if nothing is left to train on.
         OSError: if `out` can not be written.
     """
     settings = settings or Settings()
@@ -148,7 +162,8 @@ def prepare(
     read = read_labels(labels, malignant)
     known = merge_labels(read)
     agreed = set(merge_labels(read, on_conflict)["image"])
-    sources = find_sources(raw, exclude=out)  # an `out` below `raw` is not read back in
+    paths, passed_over = find_photographs(raw, exclude=out)  # an `out` below `raw` is not read back in
+    sources = sources_of(paths, raw, known["image"], read.listed)
     found = known.assign(source=known["image"].map(sources)).dropna(subset="source")
     there = found[found["image"].isin(agreed)]
     if there.empty:
@@ -157,8 +172,14 @@ def prepare(
             f"{', '.join(list(sources)[:3])}"
         )
     with _claim(out, settings):
-        journal = _Journal(out / "journal.jsonl")
+        journal = Journal(out / "journal.jsonl")
         suffix = FORMATS[settings.format]
+        removed = _lost(journal, there, raw, out, suffix)
+        if removed and not replace:
+            raise ValueError(
+                f"{out} holds {len(removed)} images of an earlier run that would be removed or replaced, such as "
+                f"{', '.join(removed[:3])}. Choose another folder, or replace=True"
+            )
         jobs = [
             (row.image, row.source, out / "images" / (row.image + suffix))
             for row in there.itertuples()
@@ -191,6 +212,7 @@ def prepare(
         (out / "manifest.csv").unlink(missing_ok=True)
         files = write_shards(manifest, out, shards) if shards else remove_shards(out)
         record = {
+            "raw": str(raw.resolve()),
             "settings": asdict(settings),
             "split": {"split": split, "validation": validation, "seed": seed},
             "malignant": sorted(read.rule),
@@ -214,12 +236,29 @@ def prepare(
                 for image, reason in sorted(dropped.items())
             },
             "files_without_label": sorted(set(sources) - set(known["image"])),
+            "passed_over": passed_over,
+            "removed": removed,
             "warning": _untrainable(kept["target"].to_numpy(), held),
             "shards": files,
         }
         write_atomically(out / "prepare.json", json.dumps(record, indent=1) + "\n")
         write_atomically(out / "manifest.csv", manifest.to_csv(index=False, lineterminator="\n"))
     return record
+
+
+def _lost(journal, there, raw, out, suffix) -> list[str]:
+    """The images of an earlier run that this one removes, or makes of other photographs from another folder."""
+    sources = dict(zip(there["image"], there["source"], strict=True))
+    record = out / "prepare.json"
+    before = json.loads(record.read_text()).get("raw") if record.exists() else None
+    moved = before is not None and before != str(raw.resolve())
+    lost = []
+    for image, entry in journal.done.items():
+        if entry["dropped"] is None and (out / "images" / (image + suffix)).exists():
+            source = sources.get(image)
+            if source is None or (moved and entry["stamp"] != stamp_of(source)):
+                lost.append(image)
+    return sorted(lost)
 
 
 def _untrainable(targets, held) -> str | None:
@@ -241,6 +280,10 @@ def describe(record: dict) -> str:
         f"{counts['files_without_label']} files have no label, "
         f"{counts['near_duplicate_pairs']} pairs of near-duplicates stay on one side of the split",
     ]
+    if record["passed_over"]:
+        lines.append(describe_passed_over(record["passed_over"]))
+    if record["removed"]:
+        lines.append(f"{len(record['removed'])} images of an earlier run were removed or replaced")
     lines += [f"{number} dropped: {reason}" for reason, number in counts["dropped"].items()]
     broken = [why for why in record["dropped"].values() if not why["reason"].startswith(("smaller", "years"))]
     lines += [f"  {why['source']}: {why['reason']}" for why in broken]
@@ -255,7 +298,7 @@ def _claim(out: Path, settings: Settings):
     _check_out(out)
     (out / "images").mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock", f"{out} is being prepared by another process"):
-        for partial in [*out.glob(".*.partial"), *out.glob("images/.*.partial"), *out.glob("shards/.*.partial*")]:
+        for partial in [*out.glob(".*.partial"), *out.glob("images/**/.*.partial"), *out.glob("shards/.*.partial*")]:
             partial.unlink()
         mine = json.dumps(asdict(settings))
         known = out / "settings.json"
@@ -285,56 +328,6 @@ def _is_beginning(path: Path) -> bool:
     return path.name == ".lock" or path.suffix == ".partial" or (path.name == "images" and empty)
 
 
-class _Journal:
-    """One line of JSON per image that is finished, kept or dropped. A torn last line is forgotten."""
-
-    def __init__(self, path: Path):
-        self.path, self.done, lines = path, {}, []
-        if path.exists():
-            for line in path.read_text(errors="replace").splitlines():
-                entry = _entry(line)
-                if entry is not None:
-                    self.done[entry.pop("image")] = entry
-                    lines.append(line)
-            write_atomically(path, "".join(line + "\n" for line in lines))
-
-    def is_done(self, image: str, source: Path, target: Path) -> bool:
-        entry = self.done.get(image)
-        if entry is None or entry["stamp"] != _stamp(source):
-            return False
-        if entry["dropped"] is not None:
-            # What could not be read may have been the disk's fault, and is tried again.
-            return not entry["dropped"].startswith(UNREADABLE)
-        return target.exists() and target.stat().st_size == entry["bytes"]
-
-    def add(self, image: str, entry: dict):
-        self.done[image] = entry
-        with open(self.path, "a") as file:
-            file.write(json.dumps({"image": image} | entry) + "\n")
-
-
-# What a line of the journal has: of every image, and of one that was kept.
-_OF_ALL = {"image": str, "stamp": list, "dropped": str | None}
-_OF_KEPT = {"bytes": int, "hash": str, "sha256": str, "source_width": int, "source_height": int, "cropped": bool}
-
-
-def _entry(line: str) -> dict | None:
-    """What a line of the journal says; None if it is torn, or says something else."""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(entry, dict) or not _OF_ALL.keys() <= entry.keys():
-        return None
-    wanted = _OF_ALL if entry["dropped"] is not None else _OF_ALL | _OF_KEPT
-    return entry if all(isinstance(entry.get(name), kind) for name, kind in wanted.items()) else None
-
-
-def _stamp(path: Path) -> list:
-    stat = path.stat()
-    return [str(path.name), stat.st_size, stat.st_mtime_ns]
-
-
 def _work(jobs, settings, journal, workers, progress):
     """Runs the jobs in threads (Pillow lets go of Python's lock while it decodes, resizes and encodes).
 
@@ -362,7 +355,7 @@ def _work(jobs, settings, journal, workers, progress):
 
 def _one(source: Path, target: Path, settings: Settings) -> dict:
     """Prepares one photograph; returns its line of the journal."""
-    entry = {"stamp": _stamp(source), "dropped": None}
+    entry = {"stamp": stamp_of(source), "dropped": None}
     try:
         image = open_image(source)
         entry |= {"source_width": image.width, "source_height": image.height}
@@ -370,6 +363,7 @@ def _one(source: Path, target: Path, settings: Settings) -> dict:
     except Dropped as reason:
         target.unlink(missing_ok=True)
         return entry | {"dropped": str(reason)}
+    target.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     if settings.format == "jpeg":
         image.save(buffer, "JPEG", quality=settings.quality, subsampling=0)
