@@ -20,6 +20,11 @@ def add_fit(commands):
         "--data", metavar="PREPARED", help="folder written by prepare or lesions, or `lesions` for generated ones"
     )
     command.add_argument("--out", default="runs/latest", metavar="FOLDER", help="folder of the runs")
+    command.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="start from official EfficientNet weights, .h5, .weights.h5 or .keras, in every branch that fits them",
+    )
     command.add_argument("--runs", type=int, default=1, metavar="N", help="runs from different seeds")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of the first run")
     command.add_argument("--strategy", default="one", choices=("one", "mirrored", "multiworker"), help="devices to use")
@@ -55,7 +60,14 @@ def _fit(options):
             "--data must be named: a folder written by `keras-stoch prepare` or `keras-stoch lesions`, or `--data "
             "lesions` for generated ones"
         )
-    names = ("runs", "seed", "strategy", "checkpoint_seconds", *(field.name for field in dataclasses.fields(Recipe)))
+    names = (
+        "weights",
+        "runs",
+        "seed",
+        "strategy",
+        "checkpoint_seconds",
+        *(field.name for field in dataclasses.fields(Recipe)),
+    )
     given = {name: getattr(options, name) for name in names}
     check_arguments(options.model, options.data, options.out, **given)
     load_tensorflow()
@@ -72,6 +84,11 @@ def add_experiment(commands):
         commands, "experiment", _experiment, "the paper's comparison of models, on generated lesions", True
     )
     command.add_argument("--out", default="runs/experiment", metavar="DIR", help="folder of runs, table and figure")
+    command.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="start from official EfficientNet weights, .h5, .weights.h5 or .keras, in every branch that fits them",
+    )
     command.add_argument("--runs", type=int, default=3, metavar="N", help="per model")
     command.add_argument("--epochs", type=int, default=10, metavar="N", help="per run")
     command.add_argument("--images", type=int, default=3000, metavar="N", help="generated lesions")

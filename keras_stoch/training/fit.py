@@ -24,7 +24,7 @@ from keras_stoch.training.recipe import Recipe, TrainingDiverged, is_int, make_r
 from keras_stoch.training.runs import RunFolder, Spectator
 from keras_stoch.training.sources import check_place, make_source
 from keras_stoch.training.strategies import check_strategy, get_strategy, is_chief
-from keras_stoch.training.subjects import make_subject
+from keras_stoch.training.subjects import check_weights, make_subject
 
 
 def fit(
@@ -36,6 +36,7 @@ def fit(
     seed=0,
     strategy="one",
     validation_data=None,
+    weights=None,
     callbacks=(),
     progress=False,
     checkpoint_seconds=300.0,
@@ -62,6 +63,9 @@ def fit(
             (MultiWorkerMirroredStrategy, with TF_CONFIG set; `out` must be a folder that all workers see); or a
             tf.distribute.Strategy: make one for the whole process, as TensorFlow mixes up the operations of two.
         validation_data: tf.data.Dataset, if `data` is one.
+        weights: official weights to start every run from, of a model by name: a `keras.applications` EfficientNet, or
+            the `.h5`, `.weights.h5` or `.keras` file of one. Every branch that has the shape for them is given them;
+            what was loaded, and what was not, is told and stands in config.json.
         callbacks: Keras callbacks. What they remember is not part of a checkpoint. A learning rate that they set
             holds for its epoch; a factor that they put on it stays.
         progress: say on stderr what is trained on what, with a line for each epoch, and a bar on a terminal.
@@ -90,12 +94,13 @@ def fit(
         seed=seed,
         strategy=strategy,
         validation_data=validation_data,
+        weights=weights,
         checkpoint_seconds=checkpoint_seconds,
         **recipe,
     )
     strategy, name = get_strategy(strategy)  # before all else of TensorFlow, as several workers demand
     replicas = strategy.num_replicas_in_sync
-    subject = make_subject(model, recipe, runs)
+    subject = make_subject(model, recipe, runs, weights)
     if recipe.batch_size % replicas:
         raise ValueError(f"batch_size must be a multiple of the {replicas} replicas. Received: {recipe.batch_size}")
     if replicas > 1 and recipe.jit_compile:
@@ -134,7 +139,17 @@ def fit(
 
 
 def check_arguments(
-    model, data, out, *, runs=1, seed=0, strategy="one", validation_data=None, checkpoint_seconds=300.0, **recipe
+    model,
+    data,
+    out,
+    *,
+    runs=1,
+    seed=0,
+    strategy="one",
+    validation_data=None,
+    weights=None,
+    checkpoint_seconds=300.0,
+    **recipe,
 ) -> Recipe:
     """What can be known of the arguments of `fit` without TensorFlow, and without reading data.
 
@@ -150,6 +165,7 @@ def check_arguments(
     if not number or not checkpoint_seconds >= 0:
         raise ValueError(f"checkpoint_seconds must be a number of at least 0. Received: {checkpoint_seconds!r}")
     check_strategy(strategy)
+    check_weights(weights, model)
     check_place(data, validation_data, out)
     if isinstance(model, str):
         make_subject(model, recipe, runs)

@@ -34,11 +34,12 @@ CURVES = ("epoch", "train_loss", "val_loss", "train_auc", "val_auc", "learning_r
 BATCHES = ("epoch", "batch", "loss")
 KEEP = 2  # checkpoints; the older one is for the day that the newer one is damaged
 # What may differ between the command that began a run and the one that goes on with it.
-FREE = ("epochs", "folder", "contents")
+FREE = ("epochs", "folder", "contents", "source")
 # What a difference means, where its name does not say it.
 MEANINGS = {
     "data.pixels": "the images have other pixels than those that the run began with",
     "data.manifest": "the manifest names other files, targets or splits",
+    "model.weights.digest": "the run began from other weights",
 }
 
 

@@ -3,8 +3,11 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from keras_stoch.training.recipe import Recipe
+
+SUFFIXES = (".h5", ".keras")  # of weights
 
 
 @dataclass(frozen=True)
@@ -28,20 +31,39 @@ class Subject:
     told: str
 
 
-def make_subject(model, recipe: Recipe, runs: int) -> Subject:
+def check_weights(weights, model):
+    """What can be known of weights to start from without reading them.
+
+    Raises:
+        ValueError, FileNotFoundError: for weights of a model that is not made by name, or a file that is not there.
+    """
+    if weights is None:
+        return
+    if not isinstance(model, str):
+        raise ValueError("weights are for a model that is made by name; load them into your own before you pass it")
+    if isinstance(weights, str | Path):
+        if not Path(weights).is_file():
+            raise FileNotFoundError(f"weights: no such file. Received: {str(weights)!r}")
+        if Path(weights).suffix not in SUFFIXES:
+            raise ValueError(f"weights must be a file of Keras ({', '.join(SUFFIXES)}). Received: {str(weights)!r}")
+
+
+def make_subject(model, recipe: Recipe, runs: int, weights=None) -> Subject:
     """Checks all that can be known of a model beforehand. One by name is not built, and Keras not loaded.
 
     Args:
         model: as `fit` takes it.
         recipe: `Recipe`.
         runs: how often it will be built.
+        weights: official weights to start from, see `fit`. With them, one by name is built once to see what fits.
 
     Raises:
-        ValueError: for an unknown name, a recipe that the model can not follow, or a model that is not one logit of
-            images.
+        ValueError: for an unknown name, a recipe that the model can not follow, a model that is not one logit of
+            images, or weights that do not fit.
     """
+    check_weights(weights, model)
     if isinstance(model, str):
-        return _by_name(model, recipe)
+        return _by_name(model, recipe, weights)
     import keras
 
     from keras_stoch.contracts import check_logit, input_sizes
@@ -75,7 +97,7 @@ def make_subject(model, recipe: Recipe, runs: int) -> Subject:
     )
 
 
-def _by_name(name: str, recipe: Recipe) -> Subject:
+def _by_name(name: str, recipe: Recipe, weights) -> Subject:
     from keras_stoch.architectures import get_architecture
 
     architecture = get_architecture(name)
@@ -91,14 +113,61 @@ def _by_name(name: str, recipe: Recipe) -> Subject:
     if recipe.mixed_precision:
         arguments["dtype"] = recipe.mixed_precision
 
+    identity = {"kind": "name", "name": name, "arguments": arguments}
+    told, official = name, None
+    if weights is not None:
+        from keras_stoch.checkpoints import read_official_weights
+
+        official = read_official_weights(weights)
+        # Part of the model, and not of its weights: whoever loads the run must build it too.
+        arguments["imagenet_rescaling"] = official.imagenet_rescaling
+
     def build(seed):
         from keras_stoch.models import create_model
 
-        return create_model(name, **arguments, seed=seed)
+        model = create_model(name, **arguments, seed=seed)
+        if official is not None:
+            _load(model, official)
+        return model
+
+    if official is not None:
+        from keras_stoch.models import create_model
+
+        report = _load(create_model(name, **arguments), official)
+        identity["weights"] = {
+            "source": Path(weights).name if isinstance(weights, str | Path) else official.source,
+            "digest": _digest(official.tensors),
+            "loaded": len(report.loaded),
+            "kept": sorted(report.kept),
+            "unused": list(report.unused),
+        }
+        kept = f", as initialised: {', '.join(sorted(report.kept))}" if report.kept else ""
+        unused = f", not used: {', '.join(report.unused)}" if report.unused else ""
+        told = f"{name}, {len(report.loaded)} tensors from {identity['weights']['source']}{kept}{unused}"
 
     def shapes():
         low = (None, low_res, low_res, 3)
         return {"low_res": low, "high_res": (None, high_res, high_res, 3)} if high_res else low
 
-    identity = {"kind": "name", "name": name, "arguments": arguments}
-    return Subject(build, identity, lambda: (low_res, high_res), shapes, True, name)
+    return Subject(build, identity, lambda: (low_res, high_res), shapes, True, told)
+
+
+def _load(model, official):
+    """Loads, without the warning about unused tensors, which `fit` tells by itself."""
+    from keras_stoch import checkpoints
+
+    before = checkpoints.logger.disabled
+    checkpoints.logger.disabled = True
+    try:
+        return checkpoints.load_official_weights(model, official)
+    finally:
+        checkpoints.logger.disabled = before
+
+
+def _digest(tensors: dict) -> str:
+    """16 hexadecimal digits of what a file holds, whatever its format."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].shape} {tensors[name].dtype}".encode())
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()[:16]

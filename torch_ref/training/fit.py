@@ -7,6 +7,7 @@ gives the batches, `engine` takes the steps, `runs` keeps what comes of them; he
 """
 
 import contextlib
+import hashlib
 import math
 import sys
 import time
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from torch_ref.architectures import get_architecture
+from torch_ref.checkpoints import load_official_weights, read_official_weights
 from torch_ref.models import create_model
 from torch_ref.training.engine import train_step, validation_step
 from torch_ref.training.optimizer import make_optimizer
@@ -27,7 +29,17 @@ from torch_ref.training.strategies import Strategy, get_strategy
 
 
 def fit(
-    model: str, data, out, *, runs: int = 1, seed: int = 0, device=None, num_workers: int = 0, progress=False, **recipe
+    model: str,
+    data,
+    out,
+    *,
+    runs: int = 1,
+    seed: int = 0,
+    weights=None,
+    device=None,
+    num_workers: int = 0,
+    progress=False,
+    **recipe,
 ) -> list[dict]:
     """Trains a model by name on a prepared folder, and writes the files that `keras_stoch.fit` writes.
 
@@ -40,6 +52,8 @@ def fit(
         out: folder; run n goes to `run-n` below it.
         runs: number of runs, with the seeds `seed`, `seed + 1`, ...
         seed: of weights, order, augmentation, windows and dropout.
+        weights: official weights to start every run from, see `create_model`; what was loaded, and what was not, stands
+            in config.json.
         device: "cpu", "cuda", ...; CUDA where there is one by default.
         num_workers: processes that read images.
         progress: say on stderr what is trained on what, with a line for each epoch.
@@ -49,7 +63,8 @@ def fit(
         A dict per run, as in result.json.
 
     Raises:
-        ValueError: for unknown options or models, a folder that is not prepared, or one that another process trains in.
+        ValueError: for unknown options or models, a folder that is not prepared, or one that another process trains in,
+            or weights that do not fit.
         FloatingPointError: if the loss is no number any more; the last epoch's weights are kept.
     """
     recipe = make_recipe(recipe)
@@ -60,22 +75,44 @@ def fit(
     for name, value, least in (("runs", runs, 1), ("seed", seed, 0)):
         if not is_int(value) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}. Received: {value!r}")
+    official = None if weights is None else read_official_weights(weights)
     with get_strategy(device) as strategy:
         progress = progress and strategy.is_chief
         return [
-            _run(model, data, Path(out) / f"run-{run}", recipe, seed + run, num_workers, strategy, progress)
+            _run(model, data, Path(out) / f"run-{run}", recipe, seed + run, official, num_workers, strategy, progress)
             for run in range(runs)
         ]
 
 
-def _model(name, recipe: Recipe, seed, strategy: Strategy):
-    """The model by name, with weights of this seed."""
+def _model(name, recipe: Recipe, seed, official, strategy: Strategy):
+    """The model by name, with weights of this seed or official ones, and what is recorded of the latter."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(_draws_seed(seed, strategy))
     sizes = {key: getattr(recipe, key) for key in ("low_res", "high_res") if getattr(recipe, key)}
     rates = {"dropout": recipe.dropout, "drop_connect": recipe.drop_connect}
     options = {"window_sharing": recipe.window_sharing, "generator": generator}
-    return create_model(name, **sizes, **rates, **options).to(strategy.device)
+    if official is None:
+        return create_model(name, **sizes, **rates, **options).to(strategy.device), {}
+    model = create_model(name, **sizes, **rates, **options, imagenet_rescaling=official.imagenet_rescaling)
+    report = load_official_weights(model, official)
+    record = {
+        "source": Path(official.source).name,
+        "digest": _digest(official.tensors),
+        "imagenet_rescaling": official.imagenet_rescaling,
+        "loaded": len(report.loaded),
+        "kept": sorted(report.kept),
+        "unused": list(report.unused),
+    }
+    return model.to(strategy.device), {"weights": record}
+
+
+def _digest(tensors: dict) -> str:
+    """16 hexadecimal digits of what a file holds, whatever its format."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].shape} {tensors[name].dtype}".encode())
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _draws_seed(seed, strategy: Strategy) -> int:
@@ -83,23 +120,23 @@ def _draws_seed(seed, strategy: Strategy) -> int:
     return seed * 1_000_003 + strategy.rank
 
 
-def _run(name, data, path, recipe, seed, num_workers, strategy: Strategy, progress) -> dict:
+def _run(name, data, path, recipe, seed, official, num_workers, strategy: Strategy, progress) -> dict:
     """One run: what is known of it, and what comes of it."""
+    net, began = _model(name, recipe, seed, official, strategy)
     source = make_source(name, data, recipe, seed, num_workers, strategy)
     config = {"model": name, "recipe": asdict(recipe), "data": source.identity, "seed": seed}
-    config |= {"processes": strategy.world, "device": strategy.device.type}
+    config |= {"processes": strategy.world, "device": strategy.device.type} | began
     with contextlib.closing((RunFolder if strategy.is_chief else Spectator)(path, config)) as folder:
         ended = folder.ended()
         if progress:
             told = f"has ended: {ended['epochs']} epochs" if ended else f"on {source.told}"
             print(f"{name}, {path}, {told}", file=sys.stderr, flush=True)
-        return _train(name, source, folder, recipe, seed, strategy, progress) if ended is None else ended
+        return _train(net, source, folder, recipe, seed, strategy, progress) if ended is None else ended
 
 
-def _train(name, source, folder, recipe, seed, strategy: Strategy, progress) -> dict:
+def _train(net, source, folder, recipe, seed, strategy: Strategy, progress) -> dict:
     """One run, from its beginning to its end."""
     path = folder.path
-    net = _model(name, recipe, seed, strategy)
     model = strategy.distribute(net, recipe.sync_batch_norm)
     # Weights come from the same seed in every process; what is drawn from here on must differ.
     torch.manual_seed(_draws_seed(seed, strategy))
