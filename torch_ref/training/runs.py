@@ -24,7 +24,7 @@ from torch_ref.files import locked, replacing, write_atomically, write_table
 
 CURVES = ("epoch", "train_loss", "val_loss", "train_auc", "val_auc", "learning_rate", "seconds")
 BATCHES = ("epoch", "batch", "loss")
-FREE = ("folder",)  # where the data are may change
+FREE = ("folder", "source")  # where data and official weights are may change
 MEANINGS = {
     "data.pixels": ", the images have other pixels than those that the run began with",
     "data.manifest": ", the manifest names other files, targets or splits",
