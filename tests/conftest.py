@@ -14,6 +14,8 @@ LONGEST_FIRST = (
     "parity/court/test_mutations.py",
     "parity/test_command_line.py",
     "keras_stoch/training/test_runs.py",
+    "keras_stoch/training/test_datasets.py",
+    "keras_stoch/training/test_interrupts.py",
     "docs/test_code_blocks.py",
     "keras_stoch/serving/test_formats.py",
     "parity/court/test_lockstep.py",

@@ -80,16 +80,21 @@ def augmentation_figure(data, path, *, images=4, epochs=2, low_res=224, high_res
         seed: of the augmentation.
     """
     from matplotlib.figure import Figure
-    from PIL import Image
 
-    from keras_stoch.data.pipeline import Pipeline, read_manifest
+    from keras_stoch.data.photographs import Dropped, open_image
+    from keras_stoch.data.pipeline import Pipeline, damage_named, read_manifest
 
     manifest, root = read_manifest(data)
     if images < 1 or epochs < 1:
         raise ValueError(f"images and epochs must be at least 1. Received: images={images}, epochs={epochs}")
     chosen = manifest.iloc[np.unique(np.linspace(0, len(manifest) - 1, images).round().astype(int))]
-    with Image.open(root / chosen["file"].iloc[0]) as first:
-        high_res = high_res or first.width
+    pictures = []
+    for file in chosen["file"]:
+        try:
+            pictures.append(open_image(root / file))
+        except Dropped as reason:
+            raise ValueError(f"{root / file} is damaged ({reason}); prepare it again") from None
+    high_res = high_res or pictures[0].width
     batches = Pipeline(
         chosen, None, batch_size=len(chosen), low_res=low_res, high_res=high_res, augment=True, seed=seed, root=root
     )
@@ -97,12 +102,12 @@ def augmentation_figure(data, path, *, images=4, epochs=2, low_res=224, high_res
     figure = Figure(figsize=(2.4 * columns, 2.6 * len(chosen)), layout="constrained")
     axes = figure.subplots(len(chosen), columns, squeeze=False)
     for row, (_, image) in enumerate(chosen.iterrows()):
-        with Image.open(root / image["file"]) as picture:
-            axes[row, 0].imshow(picture.convert("RGB"))
+        axes[row, 0].imshow(pictures[row])
         kind = "malignant" if image["target"] else "benign"
         axes[row, 0].set_title(f"{image['image'] if 'image' in image else image['file']}, {kind}", fontsize=8)
     for epoch in range(epochs):
-        (inputs, _), transforms = next(iter(batches.epoch(epoch))), batches.transforms(epoch)
+        with damage_named(batches.files):
+            (inputs, _), transforms = next(iter(batches.epoch(epoch))), batches.transforms(epoch)
         for row in range(len(chosen)):
             angle, scale, *flips = transforms[row]
             words = f"{angle:.0f}°, {scale:.0%}" + "".join(w for w, on in zip((", ↔", ", ↕"), flips, strict=True) if on)

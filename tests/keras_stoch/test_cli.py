@@ -138,6 +138,19 @@ def test_a_damaged_prepared_image_is_named(tiny, stem_run, lesions, tmp_path, ca
     import pandas as pd
 
     shutil.copytree(lesions, tmp_path / "lesions")
+    first = tmp_path / "lesions" / pd.read_csv(lesions / "manifest.csv")["file"][0]
+    whole = first.read_bytes()
+    first.write_bytes(whole[:400])
+    for command in (["augment"], ["evaluate", str(stem_run)]):
+        assert main([*command, str(tmp_path / "lesions"), *(["--split", "all"] if len(command) > 1 else [])]) == 2
+        assert f"error: {first} is damaged (" in capsys.readouterr().err
+    Image.new("RGB", (96, 96)).save(first)
+    assert main(["evaluate", str(stem_run), str(tmp_path / "lesions"), "--split", "all"]) == 2
+    told = capsys.readouterr().err
+    assert " has 64x64 pixels, and " in told
+    assert f"{first} 96x96; prepare it again" in told
+    assert len(told.splitlines()) < 5
+    first.write_bytes(whole)
     last = tmp_path / "lesions" / pd.read_csv(lesions / "manifest.csv").query("split == 'validation'")["file"].iloc[-1]
     last.write_bytes(last.read_bytes()[:400])
     assert main(["evaluate", str(stem_run), str(tmp_path / "lesions")]) == 2
