@@ -1,5 +1,6 @@
 """What people see of long work: a bar on a terminal, a line now and then in a log, and sentences above both."""
 
+import contextlib
 import os
 import sys
 import time
@@ -36,6 +37,20 @@ def tell(text: str, show: bool = True):
 
         tqdm.write(text, file=sys.stderr)
         sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def terminal_muted():
+    """Nothing reaches stderr, not even what libraries write past Python whatever their log level; exceptions do."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 def duration(seconds: float) -> str:

@@ -5,8 +5,9 @@ import difflib
 import logging
 import os
 import re
-import sys
 from pathlib import Path
+
+from keras_stoch.progress import terminal_muted
 
 
 class Parser(argparse.ArgumentParser):
@@ -94,17 +95,10 @@ def in_options(message: str, parser) -> str:
 def load_tensorflow():
     """Loads it without what it writes straight to the terminal while it starts, whatever the log level."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            import tensorflow as tf
+    with terminal_muted():
+        import tensorflow as tf
 
-            tf.config.list_physical_devices()  # where TensorFlow complains of drivers that are not there
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+        tf.config.list_physical_devices()  # where TensorFlow complains of drivers that are not there
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_stoch.models import load_model
+from keras_stoch.progress import terminal_muted
 from keras_stoch.serving.endpoints import Served
 from keras_stoch.serving.precision import half_type
 
@@ -79,7 +80,9 @@ def _onnx(path, inputs):
 def _litert(path, inputs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of another package that is to replace it
-        return tf.lite.Interpreter(str(path)).get_signature_runner()(**inputs)["probability"]
+        with terminal_muted():  # TensorFlow Lite tells what it computes with
+            interpreter = tf.lite.Interpreter(str(path))
+            return interpreter.get_signature_runner()(**inputs)["probability"]
 
 
 _RUN = {"tf_saved_model": _saved_model, "keras": _keras, "onnx": _onnx, "litert": _litert}
