@@ -1,5 +1,6 @@
 """`create_model`: every architecture of the table, from one builder."""
 
+import dataclasses
 import math
 
 import keras
@@ -72,7 +73,8 @@ def create_model(
         weights: official weights to start from: a `keras.applications` model, or the path of an `.h5`,
             `.weights.h5` or `.keras` file saved from one, with or without its top.
         imagenet_rescaling: whether inputs are scaled once more by 1/sqrt(standard deviation) after the
-            normalisation, as `keras.applications` does for weights="imagenet". None (default) asks the weights.
+            normalisation, as `keras.applications` does for weights="imagenet". None (default) asks the weights, and
+            warns where they do not tell.
         window_sharing: "batch" or "image", see `StochasticConv2D`.
         implementation: of the stochastic convolution, see `StochasticConv2D`.
         seed: int, for reproducible windows.
@@ -106,6 +108,8 @@ def create_model(
     official = None if weights is None else read_official_weights(weights)
     if imagenet_rescaling is None:
         imagenet_rescaling = official is not None and official.imagenet_rescaling
+    elif official is not None and not official.certain:
+        official = dataclasses.replace(official, imagenet_rescaling=imagenet_rescaling, certain=True)
 
     inputs = keras.Input((*size, 3), name="low_res")
     x = keras.layers.Rescaling(1.0 / 255.0, dtype=dtype, name="rescaling")(inputs)

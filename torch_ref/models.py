@@ -1,5 +1,6 @@
 """`create_model`: every architecture of the table, from one class."""
 
+import dataclasses
 import math
 
 import torch
@@ -168,7 +169,8 @@ def create_model(
         weights: official weights: a keras.applications model, or the path of an `.h5`, `.weights.h5` or `.keras`
             file saved from one, with or without its top.
         window_sharing, implementation, generator: see `StochasticConv2d`.
-        imagenet_rescaling: the extra input scaling of the official ImageNet models; None asks the weights.
+        imagenet_rescaling: the extra input scaling of the official ImageNet models; None asks the weights,
+            and warns where they do not tell.
         dtype: of the parameters; torch's default if None.
 
     Raises:
@@ -188,6 +190,8 @@ def create_model(
     official = None if weights is None else read_official_weights(weights)
     if imagenet_rescaling is None:
         imagenet_rescaling = official is not None and official.imagenet_rescaling
+    elif official is not None and not official.certain:
+        official = dataclasses.replace(official, imagenet_rescaling=imagenet_rescaling, certain=True)
     stochastic = {
         "output_size": tuple(-(-n // 2) for n in size),
         "window_sharing": window_sharing,
