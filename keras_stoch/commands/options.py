@@ -80,7 +80,7 @@ def in_options(message: str, parser) -> str:
         off = next((other for other in action.option_strings if other.startswith("--no-")), flag)
         word = rf"(?<![\w./-]){name}"
         for pattern, told in (
-            (rf"\brecipe\.{name}\b", flag),
+            (rf"\brecipe\.{name}\b|(?:(?<=\()|(?<=; )){name}(?=: )", flag),
             (rf"{word}=True\b", flag),
             (rf"{word}=False\b", off),
             (rf"{word}='([^']*)'", rf"{flag} \1"),
@@ -89,6 +89,10 @@ def in_options(message: str, parser) -> str:
             (rf"{word}\b(?![=/]|\.\w)" if "_" in name else rf"(?:^|(?<=\. )){name}(?= must\b| \()", flag),
         ):
             message = re.sub(pattern, told, message)
+    place = next((action for action in parser._actions if action.dest == "out"), None)
+    if place is not None:
+        name = place.option_strings[-1] if place.option_strings else place.metavar
+        message = re.sub(r"([Cc]hoose another) (?:folder|path)(?: to write)?", rf"\1 {name}", message)
     return message
 
 

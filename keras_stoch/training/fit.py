@@ -19,6 +19,7 @@ import numpy as np
 from keras_stoch.files import full_disk_told
 from keras_stoch.progress import duration, progress_bar, tell
 from keras_stoch.training.engine import Engine
+from keras_stoch.training.holds import check_folder
 from keras_stoch.training.interrupts import Interruption
 from keras_stoch.training.recipe import Recipe, TrainingDiverged, is_int, make_recipe
 from keras_stoch.training.runs import RunFolder, Spectator
@@ -169,6 +170,10 @@ def check_arguments(
     check_place(data, validation_data, out)
     if isinstance(model, str):
         make_subject(model, recipe, runs)
+        known = {"model": {"name": model}, "recipe": asdict(recipe)}
+        for run in range(runs):
+            alone = isinstance(strategy, str) and strategy != "multiworker"
+            check_folder(Path(out) / f"run-{run}", known | {"seed": seed + run}, alone)
     return recipe
 
 

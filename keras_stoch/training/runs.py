@@ -29,18 +29,11 @@ from pathlib import Path
 import numpy as np
 
 from keras_stoch.files import command_line, full_disk_told, locked, versions, write_atomically
+from keras_stoch.training.holds import binds, check_same, differences, held, read_json
 
 CURVES = ("epoch", "train_loss", "val_loss", "train_auc", "val_auc", "learning_rate", "seconds")
 BATCHES = ("epoch", "batch", "loss")
 KEEP = 2  # checkpoints; the older one is for the day that the newer one is damaged
-# What may differ between the command that began a run and the one that goes on with it.
-FREE = ("epochs", "folder", "contents", "source")
-# What a difference means, where its name does not say it.
-MEANINGS = {
-    "data.pixels": "the images have other pixels than those that the run began with",
-    "data.manifest": "the manifest names other files, targets or splits",
-    "model.weights.digest": "the run began from other weights",
-}
 
 
 class RunFolder:
@@ -68,13 +61,12 @@ class RunFolder:
         with self._writable():
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as stack:
-                lock = self.path.resolve().with_name(f".{self.path.name}.lock")
-                stack.enter_context(locked(lock, f"{self.path} is being trained by another process"))
+                stack.enter_context(held(self.path))
                 for partial in [*self.path.glob(".*.partial*"), *self.checkpoints.glob(".*.partial")]:
                     partial.unlink()
-                before = _read(self.path / "config.json")
-                if self._binds() and (self.path / "config.json").exists():
-                    self._check_same(before)
+                before = read_json(self.path / "config.json")
+                if binds(self.path):
+                    check_same(self.path, before, self.config)
                 self.contents = (before or {}).get("data", {}).get("contents")
                 self._held = stack.pop_all()
 
@@ -87,8 +79,8 @@ class RunFolder:
         with self._writable():
             # More epochs are asked for than a run that has ended was: it goes on.
             (self.path / "result.json").unlink(missing_ok=True)
-            path, before = self.path / "environment.json", _read(self.path / "config.json")
-            earlier = _read(path) if before and not _differences(before, self.config) else None
+            path, before = self.path / "environment.json", read_json(self.path / "config.json")
+            earlier = read_json(path) if before and not differences(before, self.config) else None
             history = [*(earlier.pop("history", None) or []), earlier] if earlier else []
             start = {
                 "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -113,21 +105,6 @@ class RunFolder:
             why = error.strerror or str(error)
             raise OSError(f"The run's folder can not be written: {why} ({error.filename or self.path})") from error
 
-    def _binds(self) -> bool:
-        """Whether there is anything that another run would spoil."""
-        weights = self.path.glob("*.weights.h5")
-        return any(self.checkpoints.glob("*.npz")) or any(weights) or (self.path / "result.json").exists()
-
-    def _check_same(self, before: dict | None):
-        if before is None:
-            raise ValueError(f"{self.path / 'config.json'} can not be read. Choose another folder, or delete this one")
-        different = _differences(before, self.config)
-        if different:
-            raise ValueError(
-                f"{self.path} holds a run with other settings ({'; '.join(different)}). "
-                "Choose another folder, or delete this one"
-            )
-
     def ended(self, epochs: int) -> dict | None:
         """What the run ended with, or None while it has not.
 
@@ -135,7 +112,7 @@ class RunFolder:
             epochs: that are asked for now. A callback may have ended the run before its last epoch; what counts is how
                 many had been asked for then.
         """
-        result = _read(self.path / "result.json")
+        result = read_json(self.path / "result.json")
         if result is None:
             return None
         return result if max(result.pop("asked"), result["epochs"]) >= epochs else None
@@ -302,7 +279,7 @@ def check_run(folder, which="best", passes: int = 1) -> dict:
         inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
         hint = f"; it holds {', '.join(inside)}" if inside else ""
         raise ValueError(f"{folder} is no run: there is no config.json{hint}")
-    config = (_read(folder / "config.json") or {}).get("model")
+    config = (read_json(folder / "config.json") or {}).get("model")
     if config is None:
         raise ValueError(f"{folder / 'config.json'} can not be read")
     if not (folder / f"{which}.weights.h5").exists():
@@ -337,33 +314,6 @@ def environment() -> dict:
 
         found["devices"] = [device.name for device in tf.config.list_logical_devices()]
     return found
-
-
-def _read(path: Path) -> dict | None:
-    """What a file of JSON says; None if there is none, or it is no such file."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _differences(before: dict, now: dict) -> list[str]:
-    """What differs between two configs and may not, in words."""
-    flat_before, flat_now = _flatten(before), _flatten(now)
-    found = []
-    for name in sorted({*flat_before, *flat_now}):
-        there, here = flat_before.get(name), flat_now.get(name)
-        if there != here and name.split(".")[-1] not in FREE:
-            meaning = f", {MEANINGS[name]}" if name in MEANINGS else ""
-            found.append(f"{name}: {there!r} there, {here!r} now{meaning}")
-    return found
-
-
-def _flatten(value, prefix="") -> dict:
-    if not isinstance(value, dict):
-        return {prefix[:-1]: value}
-    return {k: v for name, inner in value.items() for k, v in _flatten(inner, f"{prefix}{name}.").items()}
 
 
 def _numbers(line: str, columns) -> dict[str, float] | None:

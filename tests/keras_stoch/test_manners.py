@@ -1,5 +1,6 @@
 """How the command line behaves: what it checks before it loads TensorFlow, what it prints where, and how it speaks."""
 
+import dataclasses
 import json
 import os
 import re
@@ -44,6 +45,9 @@ WRONG = {
     "fit b0 --data DATA --checkpoint-seconds nan": "--checkpoint-seconds must be a number of at least 0",
     "fit b0 --data DATA --runs 0": "--runs must be an integer of at least 1. Received: 0",
     "fit b0": "--data must be named",
+    "fit b0 --data DATA --out RUNS --epochs 3": "(--batch-size: 8 there, 100 now). Choose another --out",
+    "fit b4 --data DATA --out RUNS --batch-size 8": "model.name: 'b0' there, 'b4' now",
+    "fit b0 --data DATA --out RUNS --batch-size 8 --seed 1": "(--seed: 0 there, 1 now)",
     "experiment --runs 0 --out new": "--runs must be an integer of at least 1. Received: --runs 0",
     "experiment --epochs 0 --out new": "--epochs must be an integer of at least 1. Received: --epochs 0",
     "experiment --images 9 --out new": "--images must be an integer of at least 10. Received: --images 9",
@@ -61,7 +65,7 @@ WRONG = {
     "predict RUN FILE --passes 3": "'b0' draws no windows",
     "export nowhere served": "nowhere is no run",
     "export nowhere.keras served": "No such model file: nowhere.keras",
-    "export RUN FILE": "FILE exists already; choose another path, or --overwrite",
+    "export RUN FILE": "FILE exists already; choose another OUT, or --overwrite",
     "export RUN FILE/served": "FILE is a file, and not a folder",
     "export RUN served.onx --format onnx": "must end with .onnx",
     "augment nowhere": "nowhere is no prepared folder",
@@ -96,6 +100,11 @@ def wrong(lesions, tmp_path_factory):
     config = '{"model": {"kind": "name", "name": "b0", "arguments": {"low_res": 32}}}'
     (place / "RUN" / "config.json").write_text(config)
     (place / "RUN" / "best.weights.h5").touch()
+    (place / "RUNS" / "run-0").mkdir(parents=True)
+    recipe = dataclasses.asdict(keras_stoch.Recipe(batch_size=8))
+    config = {"model": {"kind": "name", "name": "b0"}, "recipe": recipe, "seed": 0, "data": {"kind": "prepared"}}
+    (place / "RUNS" / "run-0" / "config.json").write_text(json.dumps(config))
+    (place / "RUNS" / "run-0" / "last.weights.h5").touch()
     before = sorted(place.rglob("*"))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -159,7 +168,7 @@ def test_every_command_may_be_quiet():
 @pytest.mark.parametrize(
     ("command", "said", "told"),
     [
-        ("export", "x exists already; choose another path, or overwrite=True", "or --overwrite"),
+        ("export", "x exists already; choose another path, or overwrite=True", "another OUT, or --overwrite"),
         ("fit", "augment=False and sync_batch_norm=False", "--no-augment and --no-sync-batch-norm"),
         ("fit", "batch_size must be a multiple of the 2 replicas. Received: 15", "--batch-size must be a multiple of"),
         ("fit", "Received: mixed_precision='mixed_float16'", "Received: --mixed-precision mixed_float16"),
@@ -169,6 +178,8 @@ def test_every_command_may_be_quiet():
         ("fit", "runs/batch_size/run-0 holds seeds and epochs of data", "runs/batch_size/run-0 holds seeds and epochs"),
         ("prepare", "size (2) must not exceed it", "--size (2) must not exceed it"),
         ("prepare", "crop_to (4000) must not exceed crop_over (3048)", "--crop-to (4000) must not exceed --crop-over"),
+        ("fit", "run-0 holds a run. Choose another folder, or delete this one", "Choose another --out, or delete"),
+        ("prepare", "x holds other things; choose another folder to write", "choose another OUT"),
         ("evaluate", "bootstraps=0 is wrong", "bootstraps=0 is wrong"),
     ],
 )  # fmt: skip
