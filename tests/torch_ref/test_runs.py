@@ -1,6 +1,7 @@
 """The folder of a torch run: which data it was trained on, who may write into it, and what is said on the way."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -131,6 +132,31 @@ def test_messages_speak_of_options(arguments, message, capsys, tmp_path, monkeyp
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_can_not_be_written(lesions, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main(["tiny", str(lesions), str(tmp_path / "file" / "runs"), *COMMAND]) == 2
+    assert "error: The run's folder can not be written: Not a directory" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half(lesions, tmp_path, capsys, monkeypatch):
+    arguments = ["tiny", str(lesions), str(tmp_path / "runs"), *COMMAND, "--quiet"]
+
+    def full(path, content):
+        with open(path, "wb") as file:
+            file.write(content[:10])
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: No space left on device: ")
+    assert told.count("\n") == 1
+    monkeypatch.undo()
+    assert not list((tmp_path / "runs" / "run-0").glob("*.pt"))
+    assert not list((tmp_path / "runs" / "run-0").glob(".*partial*"))
+    assert main(arguments) == 0
 
 
 def test_the_nearest_option_is_suggested(lesions, tmp_path):

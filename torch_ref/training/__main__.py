@@ -46,7 +46,8 @@ def main(arguments=None) -> int:
     try:
         results = fit(*names, progress=progress, **options)
     except (ValueError, OSError) as error:
-        print(f"error: {_in_options(str(error), options)}", file=sys.stderr)
+        said = f"{error.strerror}: {error.filename}" if getattr(error, "strerror", None) else str(error)
+        print(f"error: {_in_options(said, options)}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"stopped: {_in_options(str(error), options)}", file=sys.stderr)

@@ -12,6 +12,7 @@ result.json          when the run has ended
 
 import contextlib
 import datetime
+import io
 import json
 import platform
 import shlex
@@ -46,8 +47,11 @@ class RunFolder:
     def __init__(self, path: Path, config: dict):
         self.path, self.config = path, json.loads(json.dumps(config))
         self.curves, self.batches = [], []
-        path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OSError(f"The run's folder can not be written: {error.strerror} ({error.filename})") from error
             lock = path.resolve().with_name(f".{path.name}.lock")
             stack.enter_context(locked(lock, f"{path} is being trained by another process"))
             self.before = _read(path / "config.json")
@@ -105,8 +109,10 @@ class RunFolder:
 
     def save_weights(self, model: torch.nn.Module, name: str):
         """Writes {name}.pt whole or not at all."""
+        content = io.BytesIO()  # torch says of a full disk that it is a failure of its own
+        torch.save(model.state_dict(), content)
         with replacing(self.path / f"{name}.pt") as partial:
-            torch.save(model.state_dict(), partial)
+            partial.write_bytes(content.getbuffer())
 
     def finish(self, result: dict):
         """Writes result.json, and the rows of all runs in the experiment's table."""
