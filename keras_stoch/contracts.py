@@ -30,5 +30,7 @@ def input_sizes(model) -> tuple[int, int | None]:
         raise ValueError(f"Inputs must be a dict of low_res and high_res. Received: {names}")
     for name, tensor in inputs.items():
         if len(tensor.shape) != 4 or tensor.shape[1] != tensor.shape[2] or tensor.shape[1] is None:
-            raise ValueError(f"{name} must take square images of a fixed size. Received: {tuple(tensor.shape)}")
+            first = len(tensor.shape) == 4 and tensor.shape[1] in (1, 3) and tensor.shape[2] == tensor.shape[3]
+            hint = ": (batch, side, side, 3), channels last" if first else ""
+            raise ValueError(f"{name} must take square images of a fixed size{hint}. Received: {tuple(tensor.shape)}")
     return tuple(inputs[name].shape[1] if name in inputs else None for name in ("low_res", "high_res"))

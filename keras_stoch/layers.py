@@ -62,6 +62,17 @@ class Dropout(keras.layers.Dropout):
         return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed, noise_shape=tf.stack(shape))
 
 
+def check_channels_last(data_format: str | None = None):
+    """ValueError where images would be (batch, channels, height, width), by an argument or by Keras's configuration."""
+    given = data_format or keras.config.image_data_format()
+    if given != "channels_last":
+        wrong = f"data_format={given!r}" if data_format else f"keras.config.image_data_format() == {given!r}"
+        raise ValueError(
+            "keras_stoch takes images of (batch, height, width, channels) alone: transpose yours, and leave "
+            f"data_format or keras.config.set_image_data_format at 'channels_last'. Received: {wrong}"
+        )
+
+
 @keras.saving.register_keras_serializable("keras_stoch")
 class StochasticConv2D(keras.layers.Layer):
     """Convolves every output channel's kernel over its own random window of a high-resolution image.
@@ -133,6 +144,7 @@ class StochasticConv2D(keras.layers.Layer):
         seed=None,
         **kwargs,
     ):
+        check_channels_last(kwargs.pop("data_format", None))
         super().__init__(**kwargs)
         if not isinstance(filters, int) or filters < 1:
             raise ValueError(f"filters must be a positive int. Received: filters={filters!r}")

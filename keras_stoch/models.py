@@ -85,8 +85,8 @@ def create_model(
         detail branch take a dict of "low_res" and "high_res".
 
     Raises:
-        ValueError: for an unknown name or an argument out of range; for weights that lack a tensor or hold one
-            of another shape.
+        ValueError: for an unknown name or an argument out of range; where Keras is set to channels first; for weights
+            that lack a tensor or hold one of another shape.
 
     Example:
 
@@ -97,6 +97,7 @@ def create_model(
     Reference: sections 4.1.1-4.1.4 of the paper; Tan and Le, EfficientNet, 2019.
     """
     architecture = get_architecture(name)
+    layers.check_channels_last()
     size = check_size("low_res", architecture.low_res if low_res is None else low_res)
     if high_res is not None and architecture.join is None:
         raise ValueError(f"{name!r} has no high-resolution input. Received: high_res={high_res!r}")

@@ -143,7 +143,10 @@ def _by_name(name: str, recipe: Recipe, weights) -> Subject:
         }
         kept = f", as initialised: {', '.join(sorted(report.kept))}" if report.kept else ""
         unused = f", not used: {', '.join(report.unused)}" if report.unused else ""
-        told = f"{name}, {len(report.loaded)} tensors from {identity['weights']['source']}{kept}{unused}"
+        assumed = (
+            "" if official.certain else ", assumed to scale inputs once only, which a whole .keras file would tell"
+        )
+        told = f"{name}, {len(report.loaded)} tensors from {identity['weights']['source']}{kept}{unused}{assumed}"
 
     def shapes():
         low = (None, low_res, low_res, 3)

@@ -188,3 +188,13 @@ def test_without_normalization_the_message_says_what_that_means(package, headles
     with pytest.raises(ValueError, match="block4a_dwconv") as told:
         package.load_official_weights(package.create_model("b0", 64), dataclasses.replace(source, tensors=broken))
     assert "without normalization" not in str(told.value)
+
+
+def test_training_tells_what_it_assumed(bare):
+    from keras_stoch.training.recipe import Recipe
+    from keras_stoch.training.subjects import make_subject
+
+    recipe = Recipe(low_res=64)
+    for statistics, assumed in (("imagenet", False), ("adapted", True)):
+        told = make_subject("b0", recipe, 1, bare[statistics, ".weights.h5"]).told
+        assert ("assumed to scale inputs once only" in told) == assumed
