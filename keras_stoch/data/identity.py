@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 
 from keras_stoch.files import cores, sha256
+
+COLUMNS = ("hash", "sha256")  # of the manifest, which change with the pixels
+PORTION = 256  # files
 
 
 def identify(data, manifest: pd.DataFrame, files: list[str]) -> dict:
@@ -50,14 +54,20 @@ def _preparation(folder: Path) -> dict | None:
 
 def _contents(manifest, files, remote) -> list[str]:
     """A line for every image that changes with its pixels."""
-    known = [manifest[name].fillna("") for name in ("hash", "sha256") if name in manifest]
+    known = [manifest[name].astype(object).where(manifest[name].notna(), "") for name in COLUMNS if name in manifest]
     lines = [" ".join(map(str, values)) for values in zip(*known, strict=True)] if known else [""] * len(manifest)
     if remote:
         return lines
-    read = manifest["sha256"].isna() if "sha256" in manifest else [True] * len(manifest)
+    read = manifest["sha256"].isna().tolist() if "sha256" in manifest else [True] * len(manifest)
+    unknown = [file for file, unknown in zip(files, read, strict=True) if unknown]
+    # In portions: a call for each of 400,000 files would take more memory than what it reads.
+    portions = [unknown[start : start + PORTION] for start in range(0, len(unknown), PORTION)]
     with ThreadPoolExecutor(cores()) as pool:
-        now = pool.map(lambda file, read: sha256(file) if read else Path(file).stat().st_size, files, read)
-        return [f"{line} {value}" for line, value in zip(lines, now, strict=True)]
+        digests = iter([digest for part in pool.map(lambda part: [*map(sha256, part)], portions) for digest in part])
+    return [
+        f"{line} {next(digests) if unknown else os.path.getsize(file)}"
+        for line, file, unknown in zip(lines, files, read, strict=True)
+    ]
 
 
 def _digest(text: str) -> str:
