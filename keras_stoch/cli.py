@@ -29,6 +29,7 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for add in (
         data.add_prepare,
+        data.add_split_command,
         data.add_audit,
         data.add_lesions,
         data.add_augment,

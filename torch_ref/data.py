@@ -14,6 +14,23 @@ import torch.nn.functional as F
 from PIL import Image
 
 
+def fold_of(folder, run: int) -> int | None:
+    """The fold that run `run` is validated on; None for a folder without folds."""
+    path = Path(folder) / "manifest.csv"
+    if not path.is_file():
+        raise ValueError(f"{folder} is no prepared folder: there is no manifest.csv")
+    with open(path, newline="") as file:
+        folds = [int(float(row["fold"])) for row in csv.DictReader(file) if row.get("fold")]
+    return run % (max(folds) + 1) if folds else None
+
+
+def split_of(row: dict, fold: int | None) -> str | None:
+    """Which part an image of the manifest belongs to, where `fold` is for validation."""
+    if fold is None or row["split"] == "test":
+        return row.get("split")
+    return "validation" if int(float(row["fold"])) == fold else "train"
+
+
 class PreparedImages(torch.utils.data.Dataset):
     """Images of a prepared folder, augmented by the numbers of the epoch that `set_epoch` names.
 
@@ -23,6 +40,7 @@ class PreparedImages(torch.utils.data.Dataset):
         low_res, high_res: sides in pixels; without `high_res`, JPEGs are decoded at reduced scale.
         augment: rotation, scale and flips, one transform per image for both resolutions.
         seed: of the augmentation.
+        fold: of a folder with folds, the one that is for validation; None goes by the column `split`.
 
     Items are ({"low_res", "high_res"}, target): uint8 tensors (3, side, side) and a float32 scalar.
 
@@ -31,13 +49,13 @@ class PreparedImages(torch.utils.data.Dataset):
             another size than the first.
     """
 
-    def __init__(self, folder, split="train", low_res=224, high_res=1024, augment=False, seed=0):
+    def __init__(self, folder, split="train", low_res=224, high_res=1024, augment=False, seed=0, fold=None):
         self.folder, self.low_res, self.high_res = Path(folder), low_res, high_res
         self.augment, self.seed = augment, seed
         if not (self.folder / "manifest.csv").is_file():
             raise ValueError(f"{folder} is no prepared folder: there is no manifest.csv")
         with open(self.folder / "manifest.csv", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if split is None or row["split"] == split]
+            rows = [row for row in csv.DictReader(file) if split is None or split_of(row, fold) == split]
         if not rows:
             raise ValueError(f"No image of split {split!r} in {folder}")
         self.files = [row["file"] for row in rows]
@@ -159,12 +177,12 @@ class EpochBatches(torch.utils.data.Sampler):
 
 def make_loader(
     folder, split="train", batch_size=100, low_res=224, high_res=1024, augment=False, shuffle=False, seed=0,
-    drop_remainder=False, rank=0, world=1, num_workers=0,
+    drop_remainder=False, rank=0, world=1, num_workers=0, fold=None,
 ):  # fmt: skip
     """A DataLoader over a prepared folder.
 
     Call `loader.dataset.set_epoch(n)` and `loader.batch_sampler.set_epoch(n)` before each epoch.
     """
-    images = PreparedImages(folder, split, low_res, high_res, augment, seed)
+    images = PreparedImages(folder, split, low_res, high_res, augment, seed, fold)
     batches = EpochBatches(len(images), batch_size, shuffle, seed, drop_remainder, rank, world)
     return torch.utils.data.DataLoader(images, batch_sampler=batches, num_workers=num_workers)

@@ -1,4 +1,4 @@
-"""Commands on data: prepare, audit, lesions, augment."""
+"""Commands on data: prepare, split, audit, lesions, augment."""
 
 from keras_stoch.commands.options import (
     add_command,
@@ -62,6 +62,28 @@ def _prepare(options):
     )
     print(describe(record))
     print(f"{options.out}/manifest.csv and prepare.json tell the rest")
+
+
+def add_split_command(commands):
+    command = add_command(
+        commands, "split", _split, "divide a prepared folder anew: train, validation and test, or folds, by group"
+    )
+    command.add_argument("prepared", metavar="PREPARED", help="folder written by prepare or lesions")
+    command.add_argument(
+        "--folds", type=int, metavar="K", help="for cross-validation: run n of fit is validated on fold n"
+    )
+    command.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="without --folds")
+    command.add_argument("--test", type=float, default=0.0, metavar="SHARE", help="held out for the end")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the split")
+
+
+def _split(options):
+    from keras_stoch.data.splits import split
+
+    told = split(
+        options.prepared, folds=options.folds, validation=options.validation, test=options.test, seed=options.seed
+    )
+    print(told.to_string(index=False))
 
 
 def add_audit(commands):

@@ -9,7 +9,7 @@ from keras_stoch.files import check_no_file, check_prepared, write_atomically
 from keras_stoch.progress import tell
 from keras_stoch.training.runs import check_run, check_runs
 
-SPLITS = ("train", "validation", "all")
+SPLITS = ("train", "validation", "test", "all")
 FIGURES = (".png", ".svg", ".pdf", ".jpg")
 MEASURES = ("auc", "partial_auc", "average_precision", "brier", "log_loss")
 
@@ -157,7 +157,7 @@ def add_predict(commands):
 def _predict(options):
     from keras_stoch.data.photographs import describe_passed_over, find_photographs
 
-    check_run(options.run_folder, passes=options.passes)
+    check_runs(options.run_folder, passes=options.passes)
     paths = []
     for given in map(Path, options.images):
         if not given.exists():

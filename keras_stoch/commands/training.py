@@ -26,6 +26,9 @@ def add_fit(commands):
         help="start from official EfficientNet weights, .h5, .weights.h5 or .keras, in every branch that fits them",
     )
     command.add_argument("--runs", type=int, default=1, metavar="N", help="runs from different seeds")
+    command.add_argument(
+        "--run", dest="number", type=int, metavar="N", help="train this one of the runs, counted from 0, alone"
+    )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of the first run")
     command.add_argument("--strategy", default="one", choices=("one", "mirrored", "multiworker"), help="devices to use")
     command.add_argument("--checkpoint-seconds", type=float, default=300, metavar="S", help="between checkpoints")
@@ -68,11 +71,12 @@ def _fit(options):
         "checkpoint_seconds",
         *(field.name for field in dataclasses.fields(Recipe)),
     )
-    given = {name: getattr(options, name) for name in names}
+    given = {name: getattr(options, name) for name in names} | {"run": options.number}
     check_arguments(options.model, options.data, options.out, **given)
     load_tensorflow()
     results = keras_stoch.fit(options.model, options.data, options.out, progress=not options.quiet, **given)
-    for run, result in enumerate(results):
+    first = options.number or 0
+    for run, result in enumerate(results, first):
         print(
             f"{options.out}/run-{run}: best validation AUC {result['best_val_auc']:.4f} in epoch "
             f"{result['best_epoch']}, final {result['final_val_auc']:.4f}, {result['seconds']:.0f} s"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from keras_stoch.data.splits import manifest_digest
 from keras_stoch.files import cores, sha256
 
 COLUMNS = ("hash", "sha256")  # of the manifest, which change with the pixels
@@ -38,7 +39,7 @@ def identify(data, manifest: pd.DataFrame, files: list[str]) -> dict:
         "images": len(manifest),
         "malignant": int(manifest["target"].sum()),
         "preparation": preparation.get("synthetic", preparation) if preparation else None,
-        "manifest": _digest(manifest[["file", "target", "split"]].to_csv()),
+        "manifest": manifest_digest(manifest),
         "pixels": _digest("\n".join(_contents(manifest, files, remote))),
     }
 

@@ -37,6 +37,7 @@ class Evaluation:
         calibration: `Calibration` that was applied; None if the run stores none.
         change: DataFrame, see `external.change`: against the images of the calibration; None if these are the same.
         paired: how many images are in both sets.
+        members: DataFrame, one row per model by itself, see `scores.Scores`; with folds, each on its own.
         passes: draws averaged over.
         names: of the models.
         data, split: what was evaluated.
@@ -55,6 +56,7 @@ class Evaluation:
     calibration: Calibration | None
     change: pd.DataFrame | None
     paired: int
+    members: pd.DataFrame
     passes: int
     names: list[str]
     data: str
@@ -87,6 +89,8 @@ class Evaluation:
         if self.passes > 1 or len(self.names) > 1:
             lines.append(f"mean spread over draws {self.images['spread'].mean():.4f}")
             lines.append(told_uncertainty(self.uncertainty))
+        if len(self.members) > 1:
+            lines.append(told_members(self.members))
         if self.calibration is not None:
             lines.append(str(self.calibration))
         if self.change is not None:
@@ -129,6 +133,7 @@ class Evaluation:
             else asdict(self.calibration) | {"threshold": self.calibration.threshold},
             "change": None if self.change is None else self.change.to_dict("index"),
             "paired": self.paired,
+            "members": self.members.to_dict("records"),
             "notes": self.notes,
         }
         return _plain(found)
@@ -146,6 +151,19 @@ class Evaluation:
         write_atomically(folder / "evaluation.json", json.dumps(self.record(), indent=1, allow_nan=False) + "\n")
         write_page(self, folder / "evaluation.html")
         return folder
+
+
+def told_members(members: pd.DataFrame) -> str:
+    """Mean, standard deviation and range over the models, each by itself."""
+    apart = "fold" in members and members["fold"].nunique() > 1
+    told = [f"{len(members)} runs, each by itself{' on its own fold' if apart else ''}:"]
+    for name in ("auc", "partial_auc", "average_precision", "brier", "ece"):
+        values = members[name]
+        told.append(
+            f"  {TITLES[name]} {values.mean():.4f}, standard deviation {values.std():.4f}, {values.min():.4f} to "
+            f"{values.max():.4f}"
+        )
+    return "\n".join(told)
 
 
 def evaluate(
@@ -261,6 +279,7 @@ def evaluate(
         calibration=calibration,
         change=found,
         paired=paired,
+        members=scores.members,
         passes=passes,
         names=members.names,
         data=place,

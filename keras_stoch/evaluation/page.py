@@ -57,6 +57,7 @@ def write_page(evaluation, path) -> Path:
         "<h2>Measures</h2>",
         "<p>Intervals are 95%, by bootstrap; lesions and patients are drawn whole.</p>",
         _measures(evaluation),
+        *_members(evaluation),
         *_calibration(evaluation),
         *_change(evaluation),
         *_subgroups(evaluation),
@@ -98,6 +99,23 @@ def _measures(evaluation):
         for at, value in evaluation.sensitivity.items()
     ]
     return _table(header, body)
+
+
+def _members(evaluation):
+    table = evaluation.members
+    if len(table) < 2:
+        return []
+    names = [n for n in ("auc", "partial_auc", "average_precision", "brier", "ece") if n in table]
+    header = ["run", "images", "malignant", *(n.replace("_", " ").replace("ece", "calib. error") for n in names)]
+    body = [
+        [html.escape(str(row["model"])), row["images"], row["malignant"], *(_number(row[n]) for n in names)]
+        for row in table.to_dict("records")
+    ]
+    body.append(["mean", "", "", *(_number(table[n].mean()) for n in names)])
+    body.append(["standard deviation", "", "", *(_number(table[n].std()) for n in names)])
+    apart = "fold" in table and table["fold"].nunique() > 1
+    told = "Each on its own fold, which it was not trained on." if apart else "Each by itself; above, their ensemble."
+    return ["<h2>The runs</h2>", f"<p>{told}</p>", _table(header, body)]
 
 
 def _calibration(evaluation):

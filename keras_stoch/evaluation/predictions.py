@@ -13,7 +13,7 @@ from keras_stoch.contracts import check_logit, check_no_sigmoid, input_sizes
 from keras_stoch.data.photographs import Dropped, no_warnings, open_image
 from keras_stoch.data.prepare import Settings, prepare_image
 from keras_stoch.progress import progress_bar
-from keras_stoch.training.runs import loaded
+from keras_stoch.training.runs import loaded, runs_of
 
 JOIN = "join"  # the layer at which the branches meet
 
@@ -114,7 +114,8 @@ def predict_photographs(model, paths, *, passes: int = 1, batch_size: int = 16, 
     """Probabilities for photographs of any size and kind, through the crop and resize of `prepare`.
 
     Args:
-        model: a model with one logit as output, or the folder of a run.
+        model: a model with one logit as output; the folder of a run; a folder of runs or a list, as an ensemble whose
+            probabilities are averaged.
         paths: of photographs. Small ones are enlarged, none is dropped.
         passes: draws to average over.
         batch_size: images at once.
@@ -123,10 +124,22 @@ def predict_photographs(model, paths, *, passes: int = 1, batch_size: int = 16, 
     Returns:
         DataFrame: file, probability, spread, error (why a file could not be read, else empty).
     """
-    model = loaded(model)
+    rows = [{"file": str(path), "probability": np.nan, "spread": np.nan, "error": ""} for path in paths]
+    models = [loaded(run) for run in runs_of(model)]
+    if not models:
+        raise ValueError("No model was given: name a run, a folder of runs, or several runs")
+    with progress_bar(len(rows) * len(models), "predict", progress) as bar:
+        logits = np.concatenate([_photograph_logits(one, rows, passes, batch_size, bar) for one in models], axis=1)
+    readable = [row for row in rows if not row["error"]]
+    for row, of_image in zip(readable, expit(logits), strict=True):
+        row["probability"], row["spread"] = float(of_image.mean()), float(of_image.std())
+    return pd.DataFrame(rows, columns=["file", "probability", "spread", "error"])
+
+
+def _photograph_logits(model, rows, passes, batch_size, bar) -> np.ndarray:
+    """Logits of every draw for the photographs that can be read; the others are told why in their row."""
     low_res, high_res = input_sizes(model)
     settings = Settings(size=max(high_res or 0, 1024, low_res), min_side=1)
-    rows = [{"file": str(path), "probability": np.nan, "spread": np.nan, "error": ""} for path in paths]
 
     def batches():
         ready = []
@@ -152,12 +165,7 @@ def predict_photographs(model, paths, *, passes: int = 1, batch_size: int = 16, 
             small = np.stack([np.asarray(i.resize((low_res,) * 2, Image.Resampling.BILINEAR)) for _, i in batch])
             yield {"low_res": small, "high_res": np.stack([np.asarray(i) for _, i in batch])} if high_res else small
 
-    with progress_bar(len(rows), "predict", progress) as bar:
-        draws = expit(draw_logits(model, inputs(), passes))
-    readable = [row for row in rows if not row["error"]]
-    for row, of_image in zip(readable, draws, strict=True):
-        row["probability"], row["spread"] = float(of_image.mean()), float(of_image.std())
-    return pd.DataFrame(rows, columns=["file", "probability", "spread", "error"])
+    return draw_logits(model, inputs(), passes)
 
 
 def prepared_inputs(model, photograph) -> dict[str, np.ndarray]:

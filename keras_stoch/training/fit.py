@@ -34,6 +34,7 @@ def fit(
     out="runs/latest",
     *,
     runs=1,
+    run=None,
     seed=0,
     strategy="one",
     validation_data=None,
@@ -58,7 +59,9 @@ def fit(
             the model would draw; all arrays have a batch axis. All batches are read once to begin with, and checked;
             every pass must give batches of that form.
         out: folder; each run gets a folder below it, `run-0` and so on, and a row in `results.csv`.
-        runs: number of runs. Run n has the seed `seed + n`; all have the same split.
+        runs: number of runs. Run n has the seed `seed + n`; all have the same split, but in a folder with folds (see
+            `keras_stoch.data.splits.split`) run n is validated on fold n and trained on the others.
+        run: number of the one run to train, so that several machines share them; all of `runs` by default.
         seed: of weights, order, augmentation, windows and dropout.
         strategy: "one" device; "mirrored" (MirroredStrategy over all devices of this machine); "multiworker"
             (MultiWorkerMirroredStrategy, with TF_CONFIG set; `out` must be a folder that all workers see); or a
@@ -92,6 +95,7 @@ def fit(
     recipe = check_arguments(
         *(model, data, out),
         runs=runs,
+        run=run,
         seed=seed,
         strategy=strategy,
         validation_data=validation_data,
@@ -99,6 +103,7 @@ def fit(
         checkpoint_seconds=checkpoint_seconds,
         **recipe,
     )
+    numbers = range(runs) if run is None else [run]
     strategy, name = get_strategy(strategy)  # before all else of TensorFlow, as several workers demand
     replicas = strategy.num_replicas_in_sync
     subject = make_subject(model, recipe, runs, weights)
@@ -111,28 +116,29 @@ def fit(
     from keras_stoch.data.pipeline import damage_named
 
     chief = is_chief(strategy)
-    source = make_source(data, validation_data, recipe, subject, replicas, progress and chief)
-    tell(
-        f"{subject.told}, trained on {source.told}, {replicas} replica{'s' * (replicas > 1)}, {out}", progress and chief
-    )
-    results = []
-    for run in range(runs):
+    given = (data, validation_data, recipe, subject, replicas, progress and chief)
+    source, results = None, []
+    for number in numbers:
+        if source is None or "fold" in source.identity:
+            source = make_source(*given, number)
+            devices = f"{replicas} replica{'s' * (replicas > 1)}"
+            tell(f"{subject.told}, trained on {source.told}, {devices}, {out}", progress and chief)
         config = {
             "model": subject.identity,
             "recipe": asdict(recipe),
             "data": source.identity,
-            "seed": seed + run,
+            "seed": seed + number,
             "strategy": name,
             "replicas": replicas,
         }
-        path = Path(out) / f"run-{run}"
+        path = Path(out) / f"run-{number}"
         with (
             damage_named(source.files),
             contextlib.closing(RunFolder(path, config) if chief else Spectator(path)) as folder,
         ):
             results.append(
                 _train(
-                    *(subject.build, source, folder, recipe, seed + run, strategy),
+                    *(subject.build, source, folder, recipe, seed + number, strategy),
                     *(callbacks, progress and chief, checkpoint_seconds),
                 )
             )
@@ -145,6 +151,7 @@ def check_arguments(
     out,
     *,
     runs=1,
+    run=None,
     seed=0,
     strategy="one",
     validation_data=None,
@@ -160,6 +167,9 @@ def check_arguments(
     recipe = make_recipe(recipe)
     if not is_int(runs) or runs < 1:
         raise ValueError(f"runs must be an integer of at least 1. Received: {runs!r}")
+    if run is not None and (not is_int(run) or run < 0 or (runs > 1 and run >= runs)):
+        most = f" and less than the {runs} runs" if runs > 1 else ""
+        raise ValueError(f"run must be an integer of at least 0{most}. Received: {run!r}")
     if not is_int(seed) or seed < 0:
         raise ValueError(f"seed must be an integer of at least 0. Received: {seed!r}")
     number = isinstance(checkpoint_seconds, int | float) and not isinstance(checkpoint_seconds, bool)

@@ -295,9 +295,24 @@ def check_run(folder, which="best", passes: int = 1) -> dict:
 
 def check_runs(folder, passes: int = 1):
     """`check_run` of a run, or of every run in a folder of runs."""
-    inside = [] if (Path(folder) / "config.json").is_file() else Path(folder).glob("run-*/config.json")
-    for run in [config.parent for config in inside] or [folder]:
+    for run in runs_of(folder):
         check_run(run, passes=passes)
+
+
+def runs_of(model) -> list:
+    """A folder of runs as those runs, in order, a list likewise; everything else as the one it is."""
+    if isinstance(model, list | tuple):
+        return [run for one in model for run in runs_of(one)]
+    if not isinstance(model, str | Path) or (Path(model) / "config.json").is_file():
+        return [model]
+    inside = [path.parent for path in Path(model).glob("run-*/config.json")]
+    return sorted(inside, key=lambda path: (len(path.name), path.name)) or [model]
+
+
+def data_of(run) -> dict:
+    """What config.json says of the data of a run; {} for what is no run."""
+    config = _read(Path(run) / "config.json") if isinstance(run, str | Path) else None
+    return (config or {}).get("data") or {}
 
 
 def loaded(model, which="best"):

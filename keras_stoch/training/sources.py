@@ -59,7 +59,9 @@ def _is_generated(data) -> bool:
     return isinstance(data, str) and data == "lesions" and not Path(data).exists()
 
 
-def make_source(data, validation_data, recipe: Recipe, subject: Subject, replicas: int, progress=False) -> Source:
+def make_source(
+    data, validation_data, recipe: Recipe, subject: Subject, replicas: int, progress=False, run: int = 0
+) -> Source:
     """Checks all that can be known of the data beforehand, and makes a `Source` of them.
 
     Args:
@@ -68,6 +70,7 @@ def make_source(data, validation_data, recipe: Recipe, subject: Subject, replica
         subject: `Subject`, that will be trained.
         replicas: number that every batch must be divisible by.
         progress: show a bar while lesions are drawn.
+        run: number of the run, which decides on its fold where the folder has folds.
 
     Raises:
         ValueError: for data that nothing can be trained with, naming what is wrong.
@@ -97,6 +100,7 @@ def make_source(data, validation_data, recipe: Recipe, subject: Subject, replica
     from keras_stoch.data.audit import check_split
     from keras_stoch.data.identity import identify
     from keras_stoch.data.pipeline import Pipeline, read_manifest
+    from keras_stoch.data.splits import of_run
 
     low_res, high_res = subject.sizes()
     if _is_generated(data):
@@ -108,14 +112,17 @@ def make_source(data, validation_data, recipe: Recipe, subject: Subject, replica
         tell(f"data: generated lesions of {size} pixels, in the user's cache", progress)
         data = default_lesions(size=size, progress=progress)
     manifest, folder = read_manifest(data)
-    check_split(manifest["target"].to_numpy(), (manifest["split"] == "validation").to_numpy())
+    manifest, fold = of_run(manifest, run)
+    seen = manifest[manifest["split"].isin(["train", "validation"])]
+    check_split(seen["target"].to_numpy(), (seen["split"] == "validation").to_numpy())
+    table, root = (data, None) if fold is None else (manifest, folder)
     common = {"batch_size": recipe.batch_size, "low_res": low_res, "high_res": high_res}
 
     def pipeline(split, context=None, seed=0, **options):
         if context is not None:
             local = context.num_replicas_in_sync // context.num_input_pipelines
             options |= {"worker": context.input_pipeline_id, "workers": context.num_input_pipelines, "replicas": local}
-        return Pipeline(data, split, **common, seed=seed, **options)
+        return Pipeline(table, split, **common, seed=seed, root=root, **options)
 
     training = {"augment": recipe.augment, "shuffle": True, "remainder": "drop"}
     watching = {"augment": recipe.augment_validation, "remainder": "pad"}
@@ -132,6 +139,11 @@ def make_source(data, validation_data, recipe: Recipe, subject: Subject, replica
     identity = identify(data, manifest, [str(folder / name) for name in manifest["file"]])
     train, validation = distribute("train", training), distribute("validation", watching)
     counts = [f"{len(side.targets)} ({int(side.targets.sum())} malignant)" for side in both]
-    told = f"{identity['kind']} images of {identity['folder'] or 'a table'}: {counts[0]} for training, {counts[1]} for "
+    if fold is not None:
+        identity["fold"] = fold
+    told = f"fold {fold}, " if fold is not None else ""
+    told += (
+        f"{identity['kind']} images of {identity['folder'] or 'a table'}: {counts[0]} for training, {counts[1]} for "
+    )
     files = (*both[0].files, *both[1].files)
     return Source(identity, train, validation, both[0].steps, told + "validation", repeats=True, files=files)

@@ -186,6 +186,7 @@ def test_every_subcommand_has_help(capsys):
     assert "Exit codes: 0 done, 2 a wrong argument or bad input, 3 training diverged, 130" in " ".join(text.split())
     commands = (
         "prepare",
+        "split",
         "audit",
         "lesions",
         "augment",

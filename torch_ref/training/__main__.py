@@ -22,6 +22,7 @@ def make_parser():
     parser.add_argument("--version", action="version", version=f"torch_ref of keras-stoch {_version()}")
     parser.add_argument("--weights", help="official EfficientNet weights to start from: .h5, .weights.h5 or .keras")
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--run", type=int, help="train this one of the runs, counted from 0, alone")
     parser.add_argument("--seed", type=int, default=0)
     for field in fields(Recipe):
         name, kind = "--" + field.name.replace("_", "-"), type(field.default)

@@ -34,6 +34,7 @@ def fit(
     out,
     *,
     runs: int = 1,
+    run: int | None = None,
     seed: int = 0,
     weights=None,
     device=None,
@@ -50,7 +51,9 @@ def fit(
         model: name, see `create_model`.
         data: folder written by `keras-stoch prepare` or `lesions`.
         out: folder; run n goes to `run-n` below it.
-        runs: number of runs, with the seeds `seed`, `seed + 1`, ...
+        runs: number of runs, with the seeds `seed`, `seed + 1`, ...; in a folder with folds run n is validated on fold
+            n and trained on the others.
+        run: number of the one run to train, so that several machines share them; all of `runs` by default.
         seed: of weights, order, augmentation, windows and dropout.
         weights: official weights to start every run from, see `create_model`; what was loaded, and what was not, stands
             in config.json.
@@ -75,12 +78,14 @@ def fit(
     for name, value, least in (("runs", runs, 1), ("seed", seed, 0)):
         if not is_int(value) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}. Received: {value!r}")
+    if run is not None and (not is_int(run) or run < 0 or (runs > 1 and run >= runs)):
+        raise ValueError(f"run must be an integer of at least 0, and less than runs where there are several: {run!r}")
     official = None if weights is None else read_official_weights(weights)
     with get_strategy(device) as strategy:
         progress = progress and strategy.is_chief
         return [
-            _run(model, data, Path(out) / f"run-{run}", recipe, seed + run, official, num_workers, strategy, progress)
-            for run in range(runs)
+            _run(model, data, out, number, recipe, seed + number, official, num_workers, strategy, progress)
+            for number in (range(runs) if run is None else [run])
         ]
 
 
@@ -120,10 +125,11 @@ def _draws_seed(seed, strategy: Strategy) -> int:
     return seed * 1_000_003 + strategy.rank
 
 
-def _run(name, data, path, recipe, seed, official, num_workers, strategy: Strategy, progress) -> dict:
+def _run(name, data, out, run, recipe, seed, official, num_workers, strategy: Strategy, progress) -> dict:
     """One run: what is known of it, and what comes of it."""
+    path = Path(out) / f"run-{run}"
     net, began = _model(name, recipe, seed, official, strategy)
-    source = make_source(name, data, recipe, seed, num_workers, strategy)
+    source = make_source(name, data, recipe, seed, num_workers, strategy, run)
     config = {"model": name, "recipe": asdict(recipe), "data": source.identity, "seed": seed}
     config |= {"processes": strategy.world, "device": strategy.device.type} | began
     with contextlib.closing((RunFolder if strategy.is_chief else Spectator)(path, config)) as folder:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from torch_ref.architectures import get_architecture
-from torch_ref.data import make_loader
+from torch_ref.data import fold_of, make_loader, split_of
 from torch_ref.files import sha256
 from torch_ref.training.recipe import Recipe
 from torch_ref.training.strategies import Strategy
@@ -37,7 +37,9 @@ class Source:
         self.validation.dataset.set_epoch(epoch)
 
 
-def make_source(name: str, data, recipe: Recipe, seed: int, num_workers: int, strategy: Strategy) -> Source:
+def make_source(
+    name: str, data, recipe: Recipe, seed: int, num_workers: int, strategy: Strategy, run: int = 0
+) -> Source:
     """Checks all that can be known of the data beforehand, and makes a `Source` of them.
 
     Args:
@@ -47,6 +49,7 @@ def make_source(name: str, data, recipe: Recipe, seed: int, num_workers: int, st
         seed: of order and augmentation.
         num_workers: processes that read images.
         strategy: whose process sees its part of every batch.
+        run: number of the run, which decides on its fold where the folder has folds.
 
     Raises:
         ValueError: for data that nothing can be trained with, naming what is wrong.
@@ -57,6 +60,7 @@ def make_source(name: str, data, recipe: Recipe, seed: int, num_workers: int, st
         "high_res": None if architecture.join is None else recipe.high_res or architecture.high_res,
         "seed": seed,
         "num_workers": num_workers,
+        "fold": fold_of(data, run),
     }
     train = make_loader(
         data, "train", recipe.batch_size, augment=recipe.augment, shuffle=True, drop_remainder=True,
@@ -69,16 +73,18 @@ def make_source(name: str, data, recipe: Recipe, seed: int, num_workers: int, st
             raise ValueError(f"Split {side!r} must have images of both targets, 0 and 1. Received: {sorted(found)}")
     if len(train.batch_sampler) == 0:
         raise ValueError(f"{len(train.dataset)} training images fill no batch of {recipe.batch_size}")
-    identity = _identity(Path(data))
+    identity = _identity(Path(data), common["fold"])
     counts = [
         f"{len(targets)} ({int(targets.sum())} malignant)"
         for targets in (train.dataset.targets, validation.dataset.targets)
     ]
+    if common["fold"] is not None:
+        identity["fold"] = common["fold"]
     told = f"{identity['kind']} images of {identity['folder']}: {counts[0]} for training, {counts[1]} for validation"
     return Source(identity, train, validation, told)
 
 
-def _identity(folder: Path) -> dict:
+def _identity(folder: Path, fold: int | None) -> dict:
     """The folder, how it was prepared, and digests of its manifest and of its pixels: the SHA-256 of every file as the
     manifest has it, or else as it is, and its size now."""
     with open(folder / "manifest.csv", newline="") as file:
@@ -98,7 +104,7 @@ def _identity(folder: Path) -> dict:
         "folder": str(folder.resolve()),
         "images": len(rows),
         "preparation": record.get("synthetic", record.get("settings")),
-        "manifest": _digest(f"{row['file']},{row['target']},{row.get('split')}" for row in rows),
+        "manifest": _digest(f"{row['file']},{row['target']},{split_of(row, fold)}" for row in rows),
         "pixels": _digest(map(pixels, rows)),
     }
 

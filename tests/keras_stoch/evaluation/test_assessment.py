@@ -157,6 +157,12 @@ def test_a_folder_of_runs_is_an_ensemble(monkeypatch, tmp_path, lesions):
     again = keras_stoch.evaluate([tmp_path / "runs" / "run-2", tmp_path / "runs" / "run-0"], lesions, passes=2)
     np.testing.assert_allclose(again.images["logit"], mean_logit(np.hstack([logits["run-2"], logits["run-0"]])))
     assert again.calibration is None
+    again.save(tmp_path / "page")
+    text = " ".join(Page((tmp_path / "page" / "evaluation.html").read_text()).text)
+    assert "The runs" in text
+    for name in ("auc", "brier"):
+        assert f"{again.members[name].mean():.4f}" in text
+        assert f"{again.members[name].std():.4f}" in text
     with pytest.raises(ValueError, match="No model was given"):
         keras_stoch.evaluate([], lesions)
 
