@@ -311,7 +311,7 @@ def runs_of(model) -> list:
 
 def data_of(run) -> dict:
     """What config.json says of the data of a run; {} for what is no run."""
-    config = _read(Path(run) / "config.json") if isinstance(run, str | Path) else None
+    config = read_json(Path(run) / "config.json") if isinstance(run, str | Path) else None
     return (config or {}).get("data") or {}
 
 
