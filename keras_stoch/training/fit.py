@@ -181,9 +181,9 @@ def check_arguments(
     if isinstance(model, str):
         make_subject(model, recipe, runs)
         known = {"model": {"name": model}, "recipe": asdict(recipe)}
-        for run in range(runs):
+        for number in range(runs) if run is None else [run]:
             alone = isinstance(strategy, str) and strategy != "multiworker"
-            check_folder(Path(out) / f"run-{run}", known | {"seed": seed + run}, alone)
+            check_folder(Path(out) / f"run-{number}", known | {"seed": seed + number}, alone)
     return recipe
 
 

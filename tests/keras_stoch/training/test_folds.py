@@ -97,6 +97,18 @@ def test_calibrated_on_all_folds_and_tested_once(crossed):
     assert found.paired == 0
 
 
+def test_one_run_looks_at_its_own_folder_only(crossed, tmp_path, capsys):
+    """Run 1 may be trained where another experiment's run 0 is, and not where its run 1 is."""
+    out = tmp_path / "runs"
+    shutil.copytree(crossed[1] / "run-0", out / "run-0")
+    sizes = ["--low-res", "32", "--epochs", "1", "--batch-size", "16"]
+    command = ["fit", "tiny", "--data", str(crossed[0]), "--out", str(out), *sizes, "--seed", "9", "--run"]
+    assert main([*command, "0"]) == 2
+    assert "holds a run with other settings (--seed: 5 there, 9 now)" in capsys.readouterr().err
+    assert main([*command, "1"]) == 0
+    assert f"{out}/run-1: best validation AUC" in capsys.readouterr().out
+
+
 def test_runs_of_folds_share_no_training_images(crossed):
     folder, out = crossed
     with pytest.raises(ValueError, match="The runs are of different folds, and share no images of split 'train'"):
