@@ -10,6 +10,8 @@ USUAL = ("channels first", "channels first")
 OTHERS = (
     ("channels first", "as given"),
     ("as given", "as given"),
+    ("channels second", "channels second"),
+    ("channels second", "as given"),
     ("time first", "time first"),
     ("as given", "channels first"),
     ("time first", "as given"),
@@ -19,6 +21,7 @@ WORDS = {
     "as given": "as Keras has them",
     "time first": "time first (T, B, C), as torch's recurrent layers have them without batch_first",
     "channels first": "channels first",
+    "channels second": "channels second, (B, C, L)",
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from parity import diagnosis
 from parity.adapters import adapt
 from parity.adapters.base import Adapter
 from parity.arrangement import arrange
@@ -34,6 +35,7 @@ class ComparisonReport:
         rows: one `Row` a rung, in the order of the ladder; rungs that do not concern the pair are left out.
         transfer: what was copied before, a `TransferReport`, or None.
         notes: what else there is to know: in which type it was compared, and why; what could not be.
+        causes: a `diagnosis.Finding` for everything in which the models differ: settings, weights, operations.
         pairs: (reference's name, candidate's name) of layers paired by value or by order, and not by their names.
     """
 
@@ -41,6 +43,7 @@ class ComparisonReport:
     transfer: object = None
     notes: list[str] = field(default_factory=list)
     pairs: list[tuple[str, str]] = field(default_factory=list)
+    causes: list = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -73,6 +76,10 @@ class ComparisonReport:
         if failure is not None:
             where = f" at {failure.first_divergence}" if failure.first_divergence else ""
             lines.append(f"They part on the rung '{failure.check}'{where}. {failure.message}".rstrip())
+            lines += [f"why: {finding}" for finding in self.causes if finding.says]
+            left = [finding.name for finding in self.causes if not finding.says]
+            if len(self.causes) > 1 and left:
+                lines.append(f"Without a cause that was found: {', '.join(left)}.")
         elif self.passed:
             lines.append("Equal on every rung.")
         else:
@@ -180,6 +187,7 @@ def compare(
             sides = traces((reference, candidate), batches, own, float64, tolerance, options, notes)
             report.rows += _climb(*sides, training, notes)
             reconcile(report.rows, *sides[:2])
+            report.causes = diagnosis.findings(report.rows, *sides[:2])
     return report
 
 

@@ -7,6 +7,10 @@ import numpy as np
 from parity.graph import Graph, Node, moves_only
 from parity.values import Partners, distance, orders, rearrangement, varies
 
+# Layers that are one operation in torch and several in Keras.
+_WHOLE = ("multi_head_attention_forward", "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell",
+          "rnn_tanh_cell", "rnn_relu_cell")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Place:
@@ -58,7 +62,7 @@ def locate(partners: Partners, outputs: list[tuple[int, int]]) -> Place | None:
     if candidate is not None and reference is not None:
         ends = [_end(region, node) for region, node in zip(regions, (reference, candidate), strict=True)]
         apart = _apart(partners.graphs[0].values[ends[0]], partners.graphs[1].values[ends[1]])
-    name = candidate.name if candidate is not None and candidate.layer else (reference or candidate).name
+    name = _name(reference, candidate, regions)
     frameworks = tuple(graph.framework for graph in partners.graphs)
     if frameworks[0] == frameworks[1]:
         frameworks = ("reference", "candidate")
@@ -70,18 +74,38 @@ def _order(partners: Partners, reference: Node | None, candidate: Node | None) -
     if reference is None or candidate is None:
         return ""
     for ours in candidate.inputs:
-        if ours in partners.of[1]:
-            continue
         array = partners.graphs[1].values[ours]
         for theirs in reference.inputs:
             other = partners.graphs[0].values[theirs]
-            if array.ndim < 2 or other.shape != array.shape or array.dtype.kind != "f":
+            if (
+                partners.of[1].get(ours, (None,))[0] == theirs
+                or array.ndim < 2
+                or other.shape != array.shape
+                or array.dtype.kind != "f"
+            ):
                 continue
             found = rearrangement(other[0], array[0], 1e-6)
             if found is not None:
                 told = found[0]
                 return f"{told}; torch flattens channels first, Keras channels last" if "flatten" in told else told
     return ""
+
+
+def _name(reference: Node | None, candidate: Node | None, regions) -> str:
+    """What to call a place: by the candidate's layer, or the side that does more than the other, or the whole layer."""
+    if reference is None or candidate is None:
+        return (candidate or reference).name
+    layers = [{node.layer for node in region} - {""} for region in regions]
+    if not candidate.layer:
+        if reference.layer in layers[1]:
+            return candidate.name  # the candidate does something before the reference's layer
+        return reference.name  # torch's functions have better names than TensorFlow's operations
+    if reference.layer and reference.layer != candidate.layer:
+        if reference.title in _WHOLE and candidate.layer.startswith(f"{reference.layer}_"):
+            return reference.layer  # one operation there, several parts here
+        if candidate.layer in layers[0] and reference.layer not in layers[1]:
+            return reference.layer  # the reference does something before the candidate's layer
+    return candidate.layer
 
 
 def _region(graph: Graph, partners: dict, outputs) -> list[Node]:
@@ -105,7 +129,7 @@ def _front(graph: Graph, partners: dict, region: list[Node]) -> list[Node]:
     moved, front, moving = set(), [], []
     for node in region:
         if all(value in partners or value in moved for value in node.inputs):
-            if moves_only(graph, node):
+            if moves_only(graph, node) or not any(graph.values[v].dtype.kind == "f" for v in node.outputs):
                 moved.update(node.outputs)
                 moving.append(node)
             else:
@@ -128,6 +152,37 @@ def _end(region: list[Node], node: Node) -> int:
     """The last value that the layer of a node makes in a region."""
     inside = [other for other in region if other.layer == node.layer] if node.layer else [node]
     return inside[-1].outputs[0]
+
+
+def _common_start(graphs, ours: dict, value: int, other: int) -> list[int]:
+    """Values of the candidate whose partners are just what the reference makes a value of; [] if there are none."""
+    for _ in range(2):
+        region = _region(graphs[1], ours, [value])
+        given = [v for v in dict.fromkeys(v for node in region for v in node.inputs) if v in ours]
+        start = {ours[v][0] for v in given}
+        if not given or other in start or graphs[1].within(given, value) is None:
+            return []
+        nodes = graphs[0].within(start, other)
+        if not nodes:
+            return []
+        used = start & {v for node in nodes for v in node.inputs}
+        if used == start:
+            return given
+        ours = {v: ours[v] for v in given if ours[v][0] in used}  # once more, from what the reference uses alone
+    return []
+
+
+def layer_values(graph: Graph, partners: dict, node: Node) -> list[int]:
+    """What the layer of an operation makes of what goes into it, in order; without partners, up to the last."""
+    reached, found = set(node.outputs), list(node.outputs[:1])
+    place = next(number for number, other in enumerate(graph.nodes) if other is node)
+    for other in graph.nodes[place + 1 :]:
+        if node.layer and other.layer == node.layer and reached & set(other.inputs):
+            reached.update(other.outputs)
+            found.append(other.outputs[0])
+            if other.outputs[0] in partners:
+                break
+    return found
 
 
 def _input_distance(partners: Partners, side: int, value: int) -> float:
@@ -160,14 +215,15 @@ def isolated(partners: Partners, widen):
         for value in node.outputs:
             if value not in ours or value in graphs[1].sources or graphs[1].producers.get(value) is not node:
                 continue
-            region = _region(graphs[1], {n: p for n, p in ours.items() if n != value}, [value])
-            given = [v for part in region for v in part.inputs if v in ours and v != value]
-            if not given or any(graphs[1].values[v].dtype.kind != "f" for v in given):
-                continue
             other, order = ours[value]
-            start = {ours[v][0] for v in given}
-            if other in start or not graphs[0].within(start, other):
+            given = _common_start(graphs, {n: p for n, p in ours.items() if n != value}, value, other)
+            if not given:
                 continue
+            arrays = [graph.values[n] for v in given for graph, n in ((graphs[1], v), (graphs[0], ours[v][0]))]
+            if any(array.dtype.kind != "f" or not np.isfinite(array).all() for array in arrays):
+                continue
+            maker = graphs[0].producers.get(other)
+            name = node.layer or (maker.name if maker is not None else node.name)
             fed = {v: widen(graphs[1].values[v]) for v in given}
             passed = {ours[v][0]: ours[v][1](array) for v, array in fed.items()}
             found = []
@@ -177,6 +233,6 @@ def isolated(partners: Partners, widen):
                 except Exception:  # some operation refuses such numbers
                     found.append(None)
             if found[0] is not None and found[1] is not None:
-                yield node.name, found[0], order(found[1])
+                yield name, found[0], order(found[1])
             elif (found[0] is None) != (found[1] is None):
-                yield node.name, None, None
+                yield name, None, None

@@ -101,6 +101,8 @@ def moves_only(graph: Graph, node: Node) -> bool:
     given, made = ([graph.values[v] for v in numbers] for numbers in (node.inputs, node.outputs))
     if not given or any(array.dtype.kind != "f" for array in (*given, *made)):
         return False
+    if sum(a.size for a in made) > sum(a.size for a in given) and not _padded(given, made):
+        return False  # numbers are repeated, as by a resizing
     new = np.setdiff1d(np.concatenate([a.ravel() for a in made]), np.concatenate([a.ravel() for a in given]))
     if new.size > 1:
         return False
@@ -110,3 +112,11 @@ def moves_only(graph: Graph, node: Node) -> bool:
         return False
     filled = np.unique(np.concatenate([a[a != -b] for a, b in zip(made, again, strict=True)]))
     return filled.size <= 1
+
+
+def _padded(given, made) -> bool:
+    """Whether there are more numbers because of one that fills: zeros around an image."""
+    numbers, counts = np.unique(np.concatenate([a.ravel() for a in made]), return_counts=True)
+    before = np.concatenate([a.ravel() for a in given])
+    grown = [n for n, count in zip(numbers, counts, strict=True) if count > 1 and count > np.count_nonzero(before == n)]
+    return len(grown) <= 1

@@ -62,7 +62,7 @@ def _refuse_channels_first(side: Adapter, inputs) -> None:
             side.outputs(inputs)
     except Exception as error:
         raise ValueError(
-            f"{side.name} does not run here: on a CPU TensorFlow has few operations for channels first. Received: layer "
+            f"{side.name} does not run here: TensorFlow on a CPU lacks operations for channels first. Received: layer "
             f'{first[0]} with data_format="channels_first"'
         ) from error
 

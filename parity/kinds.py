@@ -4,6 +4,7 @@ Canonical names are `layer/variable` in Keras's words: the torch parameter `bloc
 variable `block2a_se_reduce/kernel` are both `block2a_se_reduce/kernel`. A layer of no known kind goes by its class.
 """
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Mapping
@@ -66,9 +67,9 @@ _TABLE: list[Kind] = [
     Kind("prelu", ("PReLU",), ("PReLU",), {"weight": "alpha"}),
     Kind("attention", ("MultiheadAttention",), ("MultiHeadAttention",), {},
          {"num_heads": (lambda m: m.num_heads, lambda k: k.num_heads)}),
-    Kind("lstm", ("LSTM",), ("LSTM", "LSTMCell"), {}),
-    Kind("gru", ("GRU",), ("GRU", "GRUCell"), {}),
-    Kind("rnn", ("RNN",), ("SimpleRNN", "SimpleRNNCell"), {}),
+    Kind("lstm", ("LSTM", "LSTMCell"), ("LSTM", "LSTMCell"), {}),
+    Kind("gru", ("GRU", "GRUCell"), ("GRU", "GRUCell"), {}),
+    Kind("rnn", ("RNN", "RNNCell"), ("SimpleRNN", "SimpleRNNCell"), {}),
 ]  # fmt: skip
 
 
@@ -80,7 +81,10 @@ def register_kind(kind: Kind) -> None:
 
 
 def _row(thing, framework: str) -> Kind | None:
-    return _row_of_class(type(thing), framework)
+    row = _row_of_class(type(thing), framework)
+    if row is None and framework == "torch" and {"running_mean", "running_var"} <= set(getattr(thing, "_buffers", ())):
+        return next(row for row in _TABLE if row.name == "batch_norm")  # frozen, with a class of its own
+    return row
 
 
 @functools.cache
@@ -132,7 +136,11 @@ def settings(layer, framework: str) -> dict:
     """
     row = _row(layer, framework)
     if row is not None:
-        return {name: told[framework == "keras"](layer) for name, told in row.settings.items()}
+        found = {}
+        for name, told in row.settings.items():
+            with contextlib.suppress(AttributeError):  # a class of somebody's own may lack some
+                found[name] = told[framework == "keras"](layer)
+        return found
     if not drops(layer):
         return {}
     rates = (getattr(layer, name, None) for name in _RATES)

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# Kinds whose tensors of three axes are (B, C, L) in torch.
+_SEQUENCES = ("conv", "depthwise", "conv_transpose", "batch_norm")
+
 
 def torch_to_canonical(kind: str, variable: str, array: np.ndarray, channels: int = 0) -> np.ndarray:
     """A torch tensor in Keras's axis order.
@@ -58,13 +61,13 @@ def compatible(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 def channels_last(kind: str, array: np.ndarray) -> np.ndarray:
     """A torch activation in Keras's order: (B, C, H, W) -> (B, H, W, C); sequences stay as they are."""
-    if array.ndim in (4, 5) or (array.ndim == 3 and kind in ("conv", "depthwise", "batch_norm")):
+    if array.ndim in (4, 5) or (array.ndim == 3 and kind in _SEQUENCES):
         return np.moveaxis(array, 1, -1)
     return array
 
 
 def channels_first(kind: str, array: np.ndarray) -> np.ndarray:
     """The inverse of `channels_last`."""
-    if array.ndim in (4, 5) or (array.ndim == 3 and kind in ("conv", "depthwise", "batch_norm")):
+    if array.ndim in (4, 5) or (array.ndim == 3 and kind in _SEQUENCES):
         return np.moveaxis(array, -1, 1)
     return array

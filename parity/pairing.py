@@ -59,7 +59,16 @@ def pair(reference, candidate, names: Rules = None, inputs=None, transfer=False)
             named.pairs = found
             taken = set(found.values())
             named.rename = lambda layer, before=named.rename: found.get(before(layer), _aside(before(layer), taken))
-        elif transfer and names is None and inputs is not None and not (named.kinds().keys() & giver.kinds().keys()):
+        loose = _loose(named.weights(), giver.weights())
+        if loose:
+            named.variables = loose
+        if (
+            not found
+            and transfer
+            and names is None
+            and inputs is not None
+            and not (named.kinds().keys() & giver.kinds().keys())
+        ):
             _pair_by_structure(named, giver, inputs)
     elif inputs is not None:
         _pair_by_structure(named, giver, inputs)
@@ -164,6 +173,23 @@ def _pair_by_structure(named: Adapter, giver: Adapter, inputs) -> None:
         named.rename = lambda name: pairs.get(name, _aside(name, taken))
     else:
         named.rename = plain
+
+
+def _loose(layers: dict[str, Weight], partners: dict[str, Weight]) -> dict[str, str]:
+    """Pairs variables without partner that hold the same numbers: a parameter of the root may be a layer's there."""
+    ours, theirs = ({n: w for n, w in a.items() if n not in b} for a, b in ((layers, partners), (partners, layers)))
+    prints = defaultdict(list)
+    for name, weight in theirs.items():
+        if varies(weight.array):
+            prints[_print(weight.array)].append(name)
+    found = {}
+    for name, weight in ours.items():
+        if not varies(weight.array):
+            continue
+        match = next((n for n in prints.get(_print(weight.array), ()) if n not in found.values()), None)
+        if match is not None and compatible(weight.array.shape, theirs[match].array.shape):
+            found[name] = match
+    return found
 
 
 def _print(array) -> str:

@@ -1,5 +1,7 @@
 """The rungs of a comparison read together: what looks wrong by its name or place, and is shown right by the outputs."""
 
+import numpy as np
+
 from parity.errors import NOT_COMPARED, OK, Row
 from parity.layout import compatible
 from parity.rungs.structure import layer_of
@@ -34,15 +36,37 @@ def reconcile(rows: list[Row], reference, candidate) -> None:
     weights = found.get("weights")
     if weights is not None and weights.status not in (OK, NOT_COMPARED):
         orders, details = weights.details["rearranged"], weights.details
+        if candidate.serving:
+            orders = orders | _folded(details["different"], reference, candidate)
         if (
             set(details["different"]) <= set(orders)
             and len(details["different"]) == weights.value
             and not details["lost"]
         ):
             told = "; ".join(f"{name}: {how}" for name, how in list(orders.items())[:5])
-            _settle(weights, OK, f"held in another order, and rightly so, for the outputs agree: {told}")
+            _settle(weights, OK, f"held otherwise, and rightly so, for the outputs agree: {told}")
     if structure is not None and structure.status not in (OK, NOT_COMPARED):
         _reconcile_structure(structure, reference, candidate)
+
+
+def _folded(names, reference, candidate) -> dict[str, str]:
+    """Weights of layers into which a normalisation was folded: the reference's kernel times a factor by channel."""
+    ours, theirs = reference.adapter.weights(), candidate.adapter.weights()
+    found = {}
+    for name in names:
+        if not name.endswith("/kernel") or name not in ours or name not in theirs:
+            continue
+        a, b = (
+            ours[name].array.astype(np.float64),
+            theirs[name].array.astype(np.float64).reshape(ours[name].array.shape),
+        )
+        axes = tuple(range(a.ndim - 1 - (a.shape[-1] == 1 and a.ndim > 2)))
+        factor = (a * b).sum(axes, keepdims=True) / (a * a).sum(axes, keepdims=True)
+        if np.allclose(a * factor, b, rtol=1e-4, atol=1e-6 * float(np.abs(b).max())):
+            for other in names:
+                if layer_of(other) == layer_of(name):
+                    found[other] = "a normalisation is folded into it"
+    return found
 
 
 def _settle(row: Row, status: str, message: str) -> None:

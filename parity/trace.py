@@ -58,6 +58,7 @@ class Trace:
         self.missing = []  # as a candidate, outputs that only the reference has
         self.aliases = {}  # own names of outputs to those of the other side
         self.partners = None  # as a candidate, the values that both sides have, see `pair_values`
+        self.parted = None  # as a candidate, those on the inputs on which the outputs part, if they do
         self.cut = {}  # as a candidate, tensors of one name that are not the same place, and why that is no fault
         self.rearranged = {}  # as a candidate, weight to the indices that bring it into the reference's order
         self.biased = {}  # see `Adapter.biased_variances`; filled with `training` where `strict` is not set

@@ -109,6 +109,7 @@ class Adapter:
         self.rules = names
         self.groups = tuple(groups)
         self.rename = lambda layer: layer
+        self.variables: dict[str, str] = {}  # canonical name of a variable to that of its partner, of another layer
         self.ignored: tuple[str, ...] = ()  # regular expressions of names that are not compared
         self.converters: dict = {}  # canonical name of a weight to a function from it to what the other side holds
         self.pairs: dict[str, str] = {}  # canonical name to the partner's, of layers paired by value or by order
@@ -147,6 +148,10 @@ class Adapter:
                 weight = Weight(np.asarray(convert(weight.array)), weight.native, weight.trainable, exact=False)
             found[name] = weight
         return found
+
+    def variable(self, name: str) -> str:
+        """The canonical name of a variable after what was paired by itself."""
+        return self.variables.get(name, name)
 
     def kind_of(self, layer) -> str:
         """The kind of a layer, see `kinds`."""
@@ -199,6 +204,10 @@ class Adapter:
 
     def tied(self) -> dict[str, Weight]:
         """Further names of variables that several layers share, each as the layer of that name holds it."""
+        return {}
+
+    def parts(self) -> dict[str, list[tuple[str, np.ndarray]]]:
+        """Of variables that are sums of tensors (an LSTM's two biases), each by its own name, in canonical layout."""
         return {}
 
     def assign(self, arrays: dict[str, np.ndarray]) -> None:

@@ -11,6 +11,7 @@ from parity.adapters import keras_graph
 from parity.adapters.base import OUTPUT, Adapter, Call, InputSpec, Weight, named_outputs, replaced
 from parity.adapters.keras_copy import keras_precision, rebuilt
 from parity.adapters.keras_variables import held, own_variables
+from parity.errors import eps_of
 
 __all__ = ["KerasAdapter", "keras_precision"]
 
@@ -63,7 +64,7 @@ class KerasAdapter(Adapter):
         for owner, part, kind, short, (layer, variable) in held(self.layers()):
             if id(variable) not in seen:
                 seen.add(id(variable))
-                yield f"{self._name(owner, part)}/{short}".lstrip("/"), kind, layer, variable
+                yield self.variable(f"{self._name(owner, part)}/{short}".lstrip("/")), kind, layer, variable
 
     def weights(self, trainable=True):
         found = {}
@@ -101,6 +102,11 @@ class KerasAdapter(Adapter):
     def dtype(self):
         return self.model.compute_dtype
 
+    @cached_property
+    def eps(self):
+        # One layer that computes in half precision is enough.
+        return max(eps_of(dtype) for dtype in {self.dtype, *map(_computes_in, self.layers().values())})
+
     def promoted(self, inputs=None):
         def call(clone):
             other = KerasAdapter(clone)
@@ -109,7 +115,7 @@ class KerasAdapter(Adapter):
         clone = rebuilt(self.model, [self.model, *self.layers().values()], None if inputs is None else call)
         other = KerasAdapter(clone, self.name, self.rules, self.groups)
         other.rename, other.apart, other.random_layers = self.rename, self.apart, self.random_layers
-        other.ignored, other.converters = self.ignored, self.converters
+        other.ignored, other.converters, other.variables = self.ignored, self.converters, self.variables
         return other
 
     def tensors(self, inputs):
@@ -334,6 +340,10 @@ class KerasAdapter(Adapter):
         items.insert(place, (group, call))
         calls.clear()
         calls.update(items)
+
+
+def _computes_in(layer) -> str:
+    return getattr(layer, "compute_dtype", None) or "float64"
 
 
 def _array(tensor) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from parity import kinds, layout
 from parity.adapters import torch_graph
 from parity.adapters.base import OUTPUT, Adapter, Call, InputSpec, Weight, named_outputs, replaced
+from parity.adapters.torch_dropout import nothing_dropped
 from parity.adapters.torch_variables import as_array, claimed, variables
 from parity.naming import canonical_layer, ruled
 
@@ -60,7 +61,8 @@ class TorchAdapter(Adapter):
                     continue
                 native = f"{paths[id(module)]}.{variable.native}".lstrip(".")
                 holder = self._name(layer, variable.part)
-                yield f"{holder}/{variable.name}" if holder else self._of_root(variable.name), native, variable
+                name = f"{holder}/{variable.name}" if holder else self._of_root(variable.name)
+                yield self.variable(name), native, variable
             seen |= own
 
     def _of_root(self, variable: str) -> str:
@@ -78,6 +80,13 @@ class TorchAdapter(Adapter):
             if trainable or not variable.trainable
         }
         return self.told(found)
+
+    def parts(self):
+        return {
+            name: list(zip(variable.native.split(" + "), variable.parts(), strict=True))
+            for name, _, variable in self._each_variable()
+            if variable.parts is not None
+        }
 
     def assign(self, arrays):
         for name, _, variable in self._each_variable():
@@ -122,7 +131,8 @@ class TorchAdapter(Adapter):
                     setattr(module, name, value.double())
         other = TorchAdapter(model, self.name, self.rules, self.groups)
         other.rename, other.apart, other.random_layers = self.rename, self.apart, self.random_layers
-        other.orders, other.ignored, other.converters = self.orders, self.ignored, self.converters
+        other.orders, other.variables = self.orders, self.variables
+        other.ignored, other.converters = self.ignored, self.converters
         other.dtype = "float64"  # of its inputs too, if it has no parameters
         return other
 
@@ -148,24 +158,23 @@ class TorchAdapter(Adapter):
 
     def _into(self, array, kind):
         """An input as a tensor."""
-        array = np.asarray(array)
         if self.orders[0] == "channels first":
             return self.tensor(array, kind)
-        return self.native_tensor(np.swapaxes(array, 0, 1) if self.orders[0] == "time first" else array)
+        return self.native_tensor(_ordered(np.asarray(array), self.orders[0], back=True))
 
     def _out(self, tensor):
         """An output as an array in canonical layout."""
         array = as_array(tensor)
         if self.orders[1] == "channels first":
             return layout.channels_last(self._edge(-1), array)
-        return np.swapaxes(array, 0, 1) if self.orders[1] == "time first" and array.ndim > 1 else array
+        return _ordered(array, self.orders[1])
 
     def _back(self, array):
         """The inverse of `_out`."""
         array = np.asarray(array)
         if self.orders[1] == "channels first":
             return layout.channels_first(self._edge(-1), array)
-        return np.swapaxes(array, 0, 1) if self.orders[1] == "time first" and array.ndim > 1 else array
+        return _ordered(array, self.orders[1], back=True)
 
     def _set_mode(self, training: bool) -> None:
         self.model.train(training)
@@ -307,7 +316,7 @@ class TorchAdapter(Adapter):
         self._silent = self.droppers()
         rates = [(m, "dropout", 0.0) for m in self.model.modules() if isinstance(m, nn.RNNBase | nn.MultiheadAttention)]
         try:
-            with replaced(rates), _nothing_dropped():
+            with replaced(rates), nothing_dropped():
                 yield
         finally:
             self._silent = ()
@@ -372,23 +381,10 @@ class TorchAdapter(Adapter):
                 module.training = mode
 
 
-def _nothing_dropped():
-    """Context in which torch's dropout functions, called anywhere, return what they are given."""
-    import torch
-    from torch.nn import functional as F
-    from torch.overrides import TorchFunctionMode
-
-    names = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
-    functions = {getattr(F, name) for name in names} | {torch.dropout, torch.dropout_}
-
-    class Mode(TorchFunctionMode):
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            kwargs = kwargs or {}
-            if function in functions:
-                return args[0] if args else kwargs["input"]
-            if function is F.scaled_dot_product_attention:
-                args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
-                kwargs = {name: 0.0 if name == "dropout_p" else value for name, value in kwargs.items()}
-            return function(*args, **kwargs)
-
-    return Mode()
+def _ordered(array: np.ndarray, order: str, back: bool = False) -> np.ndarray:
+    """A tensor of an unusual axis order in canonical layout, or back; see `arrangement`."""
+    if order == "time first" and array.ndim > 1:
+        return np.swapaxes(array, 0, 1)
+    if order == "channels second" and array.ndim > 2:
+        return np.moveaxis(array, -1, 1) if back else np.moveaxis(array, 1, -1)
+    return array

@@ -20,6 +20,7 @@ class Variable:
         tensors: what it is made of.
         value: its array in canonical layout.
         assign: sets it from such an array.
+        parts: the arrays that are added, in canonical layout; None if it is no sum.
         gradient: from the gradients of `tensors`, as arrays, to its own; None where that is not known.
     """
 
@@ -31,6 +32,7 @@ class Variable:
     value: Callable[[], np.ndarray] = field(repr=False)
     assign: Callable[[np.ndarray], None] = field(repr=False)
     gradient: Callable | None = field(repr=False, default=None)
+    parts: Callable | None = field(repr=False, default=None)
 
     @property
     def exact(self) -> bool:
@@ -202,16 +204,19 @@ def _recurrent(module, kind) -> list[Variable]:
     def ordered(array, places):
         return np.concatenate([np.split(array, len(places))[place] for place in places])
 
-    for level in range(module.num_layers):
-        for suffix, direction in (("", "forward"), ("_reverse", "backward"))[: 1 + module.bidirectional]:
-            parts = ([f"l{level}"] if module.num_layers > 1 else []) + ([direction] if module.bidirectional else [])
+    levels, both = getattr(module, "num_layers", 1), getattr(module, "bidirectional", False)
+    cell = not hasattr(module, "num_layers")
+    for level in range(levels):
+        for suffix, direction in (("", "forward"), ("_reverse", "backward"))[: 1 + both]:
+            end = "" if cell else f"_l{level}{suffix}"
+            parts = ([f"l{level}"] if levels > 1 else []) + ([direction] if both else [])
             part = "_".join(parts)
-            for short, native in (("kernel", f"weight_ih_l{level}{suffix}"),
-                                  ("recurrent_kernel", f"weight_hh_l{level}{suffix}")):  # fmt: skip
+            for short, native in (("kernel", f"weight_ih{end}"),
+                                  ("recurrent_kernel", f"weight_hh{end}")):  # fmt: skip
                 found.append(_slice(part, short, native, getattr(module, native), slice(None),
                                     lambda a: ordered(a, gates).T, lambda c: ordered(c.T, back), kind))  # fmt: skip
             if module.bias:
-                names = [f"bias_{which}_l{level}{suffix}" for which in ("ih", "hh")]
+                names = [f"bias_{which}{end}" for which in ("ih", "hh")]
                 tensors = tuple(getattr(module, name) for name in names)
 
                 def value(tensors=tensors):
@@ -227,5 +232,10 @@ def _recurrent(module, kind) -> list[Variable]:
                     both = [ordered(array, gates) for array in given]
                     return np.stack(both) if kind == "gru" else both[0]
 
-                found.append(Variable(part, "bias", kind, " + ".join(names), tensors, value, assign, gradient))
+                def parts_of(tensors=tensors):
+                    return [ordered(as_array(tensor), gates) for tensor in tensors]
+
+                native = " + ".join(names)
+                more = (value, assign, gradient, None if kind == "gru" else parts_of)
+                found.append(Variable(part, "bias", kind, native, tensors, *more))
     return found

@@ -84,6 +84,7 @@ def _place(sides, outputs: list[Error], wide: bool) -> Place | None:
             names = list(partners.graphs[0].outputs)
         else:
             names = [error.name for error in outputs]
+        candidate.parted = partners
         ends = [graph.outputs for graph in partners.graphs]
         return locate(partners, [(ends[0][n], ends[1][n]) for n in names if n in ends[0] and n in ends[1]])
     except Exception:  # a stranger's operation may fail in any way; the names still tell

@@ -27,7 +27,14 @@ def check(reference, candidate, truth=None) -> dict:
         if shapes[0] != shapes[1]:
             skipped.append(name)  # an input of another shape: the accumulated comparison tells
             continue
-        given[0][name], given[1][name] = call.output, other.replay(call.inputs)
+        try:
+            replayed = other.replay(call.inputs)
+        except Exception:  # a run of layers that can't be run by itself from here; what lies between values tells
+            if not candidate.ranges:
+                raise
+            skipped.append(name)
+            continue
+        given[0][name], given[1][name] = call.output, replayed
         if true is not None:
             # The truth of what the reference computed, whoever owns it.
             given[2][name] = true.replay(call.inputs)

@@ -1,0 +1,13 @@
+"""Families of causes: each looks at a place and says what both sides compute there, if that gives their numbers."""
+
+from parity.causes import elementwise, joins, linear, norms, pools, signatures
+
+# From what is certain to what is only a sign.
+FAMILIES = (
+    joins.find,
+    elementwise.find,
+    linear.find,
+    norms.find,
+    pools.find,
+    signatures.find,
+)

@@ -1,0 +1,223 @@
+"""Convolutions and dense layers: padding, the order of a kernel, of channels, of rows, a scale of inputs, the bias."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from parity.causes.elementwise import ACTIVATIONS
+from parity.causes.scene import Cause, Scene, fits, nearest
+from parity.values import rearrangement
+
+IMAGENET = (np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]))
+TRIES = 400  # convolutions of one example that one side may cost
+
+
+def find(scene: Scene) -> Cause | None:
+    """Both sides are this layer, with one thing otherwise."""
+    if scene.kind not in ("conv", "depthwise", "dense") or "kernel" not in scene.weights[1]:
+        return None
+    moved = _reordered(scene)
+    if moved is not None:
+        return moved
+    shared = _shared(scene)
+    if shared is None:
+        return None
+    searches = [list(itertools.islice(_ways(scene, side, shared), TRIES)) for side in (0, 1)]
+    found = []
+    for side, ways in enumerate(searches):
+        targets = [target[:1] for target in scene.made[side]]
+        found.append(next(((how, made) for how, make in ways if (made := _made(make, targets)) is not None), None))
+    if None in found or found[0][0] == found[1][0]:
+        return None
+    told = [_told(how, other) for (how, _), (other, _) in (found, found[::-1])]
+    code = _code(scene, found[0][0])
+    return Cause(f"the reference computes with {told[0]}, the candidate with {told[1]}.", scene.before,
+                 found[0][1], *code)  # fmt: skip
+
+
+def _reordered(scene: Scene) -> Cause | None:
+    """A dense layer behind a flatten in another order."""
+    if scene.kind != "dense" or "flatten" not in scene.place.order:
+        return None
+    kernel = scene.weights[1]["kernel"].astype(np.float64)
+    bias = scene.weights[1].get("bias")
+    for theirs in scene.given[0]:
+        for ours in scene.given[1]:
+            if theirs.shape != ours.shape or theirs.ndim != 2 or kernel.shape[0] != theirs.shape[1]:
+                continue
+            found = rearrangement(theirs[0], ours[0], 1e-6)
+            if found is None:
+                continue
+            made = ours[:, found[1]] @ kernel + (0 if bias is None else bias)
+            if fits(made, scene.made[0]):
+                return Cause(
+                    f"the numbers of a flatten reach it in another order: {scene.place.order}.",
+                    scene.before,
+                    nearest(made, scene.made[0]),
+                    "keras.layers.Permute((3, 1, 2)) before the flatten, or the rows of the kernel in Keras's order",
+                    "x.permute(0, 2, 3, 1) before the flatten, or the columns of the weight in Keras's order",
+                )
+    return None
+
+
+def _made(make, targets) -> float | None:
+    """How far what a way makes is from one of the targets, if it is one of them, alone or behind an activation."""
+    try:
+        array = make()
+    except Exception:  # a padding that does not go with this kernel
+        return None
+    if array is None:
+        return None
+    for function, _, _ in ACTIVATIONS.values():
+        if not any(target.shape == array.shape for target in targets):
+            return None
+        with np.errstate(all="ignore"):
+            value = function(array)
+        if fits(value, targets):
+            return min(float(np.linalg.norm(value - t) / np.linalg.norm(t)) for t in targets if t.shape == value.shape)
+    return None
+
+
+def _shared(scene: Scene) -> np.ndarray | None:
+    """The array that both sides start from, in Keras's order: what goes into the layer, or what its padding goes by."""
+    for side in (1, 0):
+        for array in scene.given[side]:
+            if array.dtype.kind == "f" and array.ndim >= 2:
+                return array[:1].astype(np.float64)
+    return None
+
+
+def _told(how: dict, other: dict) -> str:
+    parts = [f"{name} {value}" for name, value in how.items() if other.get(name) != value]
+    return ", ".join(parts)
+
+
+def _ways(scene: Scene, side: int, x: np.ndarray) -> Iterator:
+    """(what is particular about it, function that computes it) of the ways to run the layer, the plainest first."""
+    weights = {name: array.astype(np.float64) for name, array in scene.weights[side].items()}
+    kernel, bias = weights["kernel"], weights.get("bias")
+    targets = scene.made[side]
+    if scene.kind == "dense" or x.ndim == 2:
+        yield from _dense(x, kernel, bias)
+        return
+    for shape in dict.fromkeys(target.shape[1:-1] for target in targets if target.ndim == x.ndim):
+        even = scene.graphs[side].framework == "torch"
+        for padding, stride, dilation in geometries(x.shape[1:-1], kernel.shape[:-2], shape, even):
+            for (mode, pad), (inputs, prepare), (order, turn) in itertools.product(
+                _modes(padding, x.ndim - 2), _inputs(x), _kernels(kernel)
+            ):
+                how = {"padding": padding, "stride": stride, "dilation": dilation, "padding by": mode,
+                       "inputs": inputs, "the kernel": order}  # fmt: skip
+                odd = (mode != "zeros") + (inputs != "as they are") + (order != "as it is")
+                if odd > 1:
+                    continue
+                yield (
+                    how,
+                    lambda p=pad, i=prepare, t=turn, s=stride, d=dilation: _convolved(
+                        p(i(x)), t(kernel), bias, s, d, scene.kind
+                    ),
+                )
+
+
+def _dense(x, kernel, bias):
+    kernel = kernel.reshape(x.shape[-1], -1) if kernel.size % x.shape[-1] == 0 else kernel
+    zero = np.zeros(kernel.shape[-1]) if bias is None else bias.reshape(-1)
+    kernels = {"as it is": kernel}
+    if kernel.shape[0] == kernel.shape[1]:
+        kernels["transposed"] = kernel.T
+    for (order, k), (times, b), (inputs, prepare) in itertools.product(
+        kernels.items(), (("once", 1), ("not at all", 0), ("twice", 2)), _inputs(x, images=False)
+    ):
+        how = {"the kernel": order, "the bias added": times, "inputs": inputs}
+        if (order != "as it is") + (b != 1) + (inputs != "as they are") < 2:
+            yield how, lambda k=k, b=b, i=prepare: i(x) @ k + b * zero
+
+
+def _inputs(x, images=True):
+    """(words, function) of what people do to inputs, or forget."""
+    yield "as they are", lambda v: v
+    yield "divided by 255", lambda v: v / 255
+    yield "times 255", lambda v: v * 255
+    yield "from -1 to 1 for 0 to 255", lambda v: v / 127.5 - 1
+    yield "from -1 to 1 for 0 to 1", lambda v: v * 2 - 1
+    if x.shape[-1] == 3 and images:
+        mean, std = IMAGENET
+        yield "with channels reversed (BGR)", lambda v: v[..., ::-1]
+        yield "less ImageNet's mean, by its deviation", lambda v: (v - mean) / std
+        yield "less ImageNet's mean, by its deviation, for 0 to 255", lambda v: (v / 255 - mean) / std
+
+
+def _kernels(kernel):
+    yield "as it is", lambda k: k
+    spatial = kernel.ndim - 2
+    if spatial == 2 and kernel.shape[0] == kernel.shape[1] > 1:
+        yield "with rows and columns exchanged", lambda k: np.swapaxes(k, 0, 1)
+    if any(n > 1 for n in kernel.shape[:spatial]):
+        yield "flipped", lambda k: np.flip(k, tuple(range(spatial)))
+    if kernel.shape[-1] == kernel.shape[-2] > 1:
+        yield "with inputs and outputs exchanged", lambda k: np.swapaxes(k, -1, -2)
+
+
+def geometries(size, kernel, shape, even=False) -> Iterator:
+    """(padding (before, after) of every axis, stride, dilation) that make an output of this shape, small ones first.
+
+    Args:
+        even: whether a padding that is the same on both sides comes first, as torch's layers have it.
+    """
+    found = []
+    for stride, dilation in itertools.product((1, 2, 3, 4, 8, 14, 16, 32), (1, 2, 3, 4)):
+        spans = [dilation * (k - 1) + 1 for k in kernel]
+        options = []
+        for n, span, out in zip(size, spans, shape, strict=True):
+            pairs = [
+                (a, b)
+                for a in range(span)
+                for b in range(span)
+                if abs(a - b) <= 1 + span // 4 and n + a + b >= span and (n + a + b - span) // stride + 1 == out
+            ]
+            options.append(sorted(pairs, key=lambda pair: (even and pair[0] != pair[1], sum(pair)))[:6])
+        found += [(pads, stride, dilation) for pads in itertools.product(*options)
+                  if len(size) == 1 or all(pad == pads[0] for pad in pads) or len(set(size)) > 1]  # fmt: skip
+    yield from sorted(found, key=lambda way: (way[2], even and any(a != b for a, b in way[0]), sum(map(sum, way[0]))))
+
+
+def _modes(padding, spatial):
+    """(words, function) of the ways to fill a padding."""
+    widths = [(0, 0), *padding, (0, 0)]
+    yield "zeros", lambda v: np.pad(v, widths)
+    if any(map(sum, padding)) and spatial <= 2:
+        for mode, words in (("reflect", "reflection"), ("edge", "the edge"), ("wrap", "the other side")):
+            yield words, lambda v, mode=mode: np.pad(v, widths, mode)
+
+
+def _convolved(x, kernel, bias, stride, dilation, kind):
+    import torch
+
+    spatial = x.ndim - 2
+    run = (torch.conv1d, torch.conv2d, torch.conv3d)[spatial - 1]
+    moved = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    if kind == "depthwise":  # (*k, channels, multiplier) -> (channels * multiplier, 1, *k)
+        groups = kernel.shape[-2]
+        weight = np.moveaxis(kernel, (-2, -1), (0, 1)).reshape(-1, 1, *kernel.shape[:spatial])
+    else:
+        groups = x.shape[-1] // kernel.shape[-2]
+        weight = np.moveaxis(kernel, (-1, -2), (0, 1))
+    weight = torch.from_numpy(np.ascontiguousarray(weight))
+    offset = None if bias is None else torch.from_numpy(np.ascontiguousarray(bias.reshape(-1)))
+    return np.moveaxis(run(moved, weight, offset, stride, 0, dilation, groups).numpy(), 1, -1)
+
+
+def _code(scene: Scene, how: dict) -> tuple[str, str]:
+    """How each framework does what the reference does, where a line says it."""
+    padding = how.get("padding")
+    if padding is None or not any(map(sum, padding)):
+        return "", ""
+    fill = {"zeros": "", "reflection": ', "reflect"', "the edge": ', "replicate"'}.get(how["padding by"])
+    if fill is None or len(padding) != 2:
+        return "", ""
+    flat = tuple(n for pair in padding[::-1] for n in pair)
+    return (
+        f"keras.layers.ZeroPadding2D({padding}) before a convolution without padding" if not fill else "",
+        f"F.pad(x, {flat}{f', mode={fill[2:]}' if fill else ''}) before a convolution without padding",
+    )

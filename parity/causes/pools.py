@@ -1,0 +1,93 @@
+"""Poolings and resizings: what fills a padding, what an average counts, how pixels are placed."""
+
+import itertools
+
+import numpy as np
+
+from parity.causes.linear import geometries
+from parity.causes.scene import Cause, Scene, fits, nearest
+
+
+def find(scene: Scene) -> Cause | None:
+    """Both sides pool or resize one image, with one thing otherwise."""
+    found = []
+    for side in (0, 1):
+        x = next((a for a in scene.given[side] if a.dtype.kind == "f" and a.ndim in (3, 4, 5)), None)
+        if x is None:
+            return None
+        x = x[:1].astype(np.float64)
+        targets = [array[:1] for array in scene.made[side]]
+        even = scene.graphs[side].framework == "torch"
+        ways = itertools.chain(_whole(x), *(_resized(x, t) for t in targets), *(_pooled(x, t, even) for t in targets))
+        found.append(next(((how, value) for how, value in ways if fits(value, targets)), None))
+    if None in found or found[0][0] == found[1][0]:
+        return None
+    (how, value), (other, _) = found
+    after = nearest(value, [array[:1] for array in scene.made[0]])
+    return Cause(f"the reference computes {how}, the candidate {other}.", scene.before, after)
+
+
+def _whole(x):
+    """Over all rows and columns."""
+    axes = tuple(range(1, x.ndim - 1))
+    for name, function in (("mean", np.mean), ("maximum", np.max), ("sum", np.sum)):
+        for keep in (False, True):
+            yield f"the {name} over rows and columns", function(x, axis=axes, keepdims=keep)
+        for axis in axes if len(axes) > 1 else ():
+            yield f"the {name} over axis {axis} of Keras's order", function(x, axis=axis)
+
+
+def _pooled(x, target, even):
+    if target.ndim != x.ndim or target.shape[-1] != x.shape[-1] or x.ndim != 4 or target.shape == x.shape:
+        return
+    size, shape = x.shape[1:-1], target.shape[1:-1]
+    for k in (2, 3, 4, 5, 7):
+        for pads, stride, dilation in geometries(size, (k, k), shape, even):
+            if dilation != 1:
+                continue
+            where = f"{k}x{k} windows, stride {stride}"
+            space = [(0, 0), *pads, (0, 0)]
+            padded = any(map(sum, pads))
+            told = f", padding {pads}" if padded else ""
+            for fill, words in ((-np.inf, "nothing"), (0.0, "zeros")) if padded else ((0.0, ""),):
+                windows = _windows(np.pad(x, space, constant_values=fill), k, stride, shape)
+                filled = f"{told} filled with {words}" if padded else ""
+                yield f"the maximum of {where}{filled}", windows.max((-2, -1))
+            windows = _windows(np.pad(x, space), k, stride, shape)
+            counted = f"{told}, which is counted" if padded else ""
+            yield f"the mean of {where}{counted}", windows.mean((-2, -1))
+            if padded:
+                inside = _windows(np.pad(np.ones_like(x), space), k, stride, shape)
+                with np.errstate(all="ignore"):
+                    yield (
+                        f"the mean of {where}{told}, which is not counted",
+                        windows.sum((-2, -1)) / inside.sum((-2, -1)),
+                    )
+
+
+def _windows(x, k, stride, shape):
+    view = np.lib.stride_tricks.sliding_window_view(x, (k, k), (1, 2))[:, ::stride, ::stride]
+    return view[:, : shape[0], : shape[1]]
+
+
+def _resized(x, target):
+    import torch
+    import torch.nn.functional as F
+
+    if target.ndim != 4 or x.ndim != 4 or target.shape[-1] != x.shape[-1] or target.shape == x.shape:
+        return
+    image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    size = target.shape[1:-1]
+    ways = {
+        "nearest neighbours": {"mode": "nearest"},
+        "nearest neighbours by pixel centres": {"mode": "nearest-exact"},
+        "bilinear interpolation": {"mode": "bilinear"},
+        "bilinear interpolation with aligned corners": {"mode": "bilinear", "align_corners": True},
+        "bilinear interpolation with antialiasing": {"mode": "bilinear", "antialias": True},
+        "bicubic interpolation of a = -0.75": {"mode": "bicubic"},
+        "bicubic interpolation with aligned corners": {"mode": "bicubic", "align_corners": True},
+        "bicubic interpolation with antialiasing (a = -0.5)": {"mode": "bicubic", "antialias": True},
+        "the mean of areas": {"mode": "area"},
+    }
+    for name, options in ways.items():
+        yield name, np.moveaxis(F.interpolate(image, size, **options).numpy(), 1, -1)

@@ -1,0 +1,127 @@
+"""A place at which two models part, as causes look at it: what goes in, what comes out, the layer's weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from parity.divergence import Place, layer_values
+from parity.graph import Graph, Node
+from parity.values import Partners, distance
+
+# Relative distance at which a function is taken for what a side computes: rounding, and float32 constants of GELU.
+EXACT = 3e-7
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What a side does otherwise, and what would mend it.
+
+    Attributes:
+        says: in a sentence.
+        before, after: relative L2 distance of the two sides without and with the cure.
+        keras, torch: code that computes what the reference does; "" where nothing short says it.
+    """
+
+    says: str
+    before: float
+    after: float
+    keras: str = ""
+    torch: str = ""
+
+    def __str__(self):
+        both = (("Keras", self.keras), ("PyTorch", self.torch))
+        mend = [f"In {name}: {code}." for name, code in both if code]
+        healed = f"With it the outputs agree to {self.after:.0e} (were apart by {self.before:.1e})."
+        return " ".join([self.says, healed, *mend])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is known at a place, in Keras's axis order as far as that can be told.
+
+    Attributes:
+        place: where.
+        graphs: of the reference and the candidate.
+        given: for each side, arrays that go into the place.
+        made: for each side, arrays that its layer makes there, in order: what it is made of, too.
+        ends: for each side, the number of the last of them.
+        weights: for each side, canonical variable of the layer to array.
+        kind: of the layer; "" if it is a bare function.
+        partners: the equal values.
+    """
+
+    place: Place
+    graphs: tuple[Graph, Graph]
+    given: tuple[list[np.ndarray], list[np.ndarray]]
+    made: tuple[list[np.ndarray], list[np.ndarray]]
+    ends: tuple[int, int]
+    weights: tuple[dict, dict]
+    kind: str
+    partners: Partners = field(repr=False)
+
+    @classmethod
+    def of(cls, partners: Partners, place: Place, adapters) -> Scene:
+        """Looks around a place."""
+        given, made, ends, weights = [], [], [], []
+        kinds = adapters[1].kinds() | adapters[0].kinds()
+        layer = next((n.layer for n in (place.candidate, place.reference) if n.layer in kinds), "")
+        kind = kinds.get(layer, "")
+        for side, node in enumerate((place.reference, place.candidate)):
+            graph = partners.graphs[side]
+            values = layer_values(graph, partners.of[side], node)
+            if layer and node.layer != layer:  # something stands before the layer on this side only
+                behind = _behind(graph, values)
+                first = next((n for n in graph.nodes if n.layer == layer and behind & set(n.inputs)), None)
+                values = values + layer_values(graph, partners.of[side], first) if first is not None else values
+            made.append([canonical(graph.framework, graph.values[v]) for v in values])
+            sources = [*node.inputs, *_sources(graph, partners.of[side], node)]
+            given.append([canonical(graph.framework, graph.values[v]) for v in dict.fromkeys(sources)])
+            ends.append(values[-1])
+            held = adapters[side].weights()
+            own = {n.rpartition("/")[2]: w.array for n, w in held.items() if layer and n.startswith(f"{layer}/")}
+            weights.append(own)
+        return cls(place, partners.graphs, tuple(given), tuple(made), tuple(ends), tuple(weights), kind, partners)
+
+    @property
+    def before(self) -> float:
+        """How far the two sides' last arrays are apart."""
+        a, b = self.made[0][-1], self.made[1][-1]
+        return distance(b, a) if a.shape == b.shape else float("inf")
+
+
+def _sources(graph: Graph, partners: dict, node: Node) -> list[int]:
+    """The equal values that reach an operation by way of others that only move numbers."""
+    found, pending = [], [value for value in node.inputs if value not in partners]
+    while pending:
+        made = graph.producers.get(pending.pop())
+        for value in made.inputs if made is not None else ():
+            (found if value in partners else pending).append(value)
+    return found
+
+
+def _behind(graph: Graph, values) -> set[int]:
+    """All that follows from some values."""
+    found = set(values)
+    for node in graph.nodes:
+        if found & set(node.inputs):
+            found.update(node.outputs)
+    return found
+
+
+def canonical(framework: str, array: np.ndarray) -> np.ndarray:
+    """An array in Keras's axis order: images of torch with the channels last."""
+    return np.moveaxis(array, 1, -1) if framework == "torch" and array.ndim in (4, 5) else array
+
+
+def fits(array: np.ndarray | None, targets: list[np.ndarray]) -> bool:
+    """Whether an array is one of some others, up to rounding."""
+    if array is None or not np.isfinite(array).all():
+        return False
+    return any(t.shape == array.shape and t.dtype.kind == "f" and distance(array, t) <= EXACT for t in targets)
+
+
+def nearest(array: np.ndarray, targets: list[np.ndarray]) -> float:
+    """The least distance of an array from some others of its shape."""
+    return min((distance(array, t) for t in targets if t.shape == array.shape), default=float("inf"))

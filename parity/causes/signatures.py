@@ -1,0 +1,85 @@
+"""Signs that need no knowledge of a layer: a ratio, an offset, channels in another order, a shift."""
+
+import numpy as np
+
+from parity.causes.scene import EXACT, Cause, Scene
+from parity.values import distance
+
+FACTORS = {255.0: "255", 1 / 255: "1/255", 2.0: "2", 0.5: "1/2", -1.0: "-1"}
+
+
+def find(scene: Scene) -> Cause | None:
+    """What turns the candidate's array into the reference's."""
+    expected, found = scene.made[0][-1], scene.made[1][-1]
+    if expected.shape != found.shape or expected.dtype.kind != "f" or expected.size < 8:
+        return None
+    expected, found = expected.astype(np.float64), found.astype(np.float64)
+    if not (np.isfinite(expected).all() and np.isfinite(found).all()):
+        bad = int((~np.isfinite(found)).sum()), int((~np.isfinite(expected)).sum())
+        return None if bad[0] == bad[1] else Cause(
+            f"{bad[0]} numbers of the candidate are not finite, {bad[1]} of the reference.", float("inf"), 0.0
+        )  # fmt: skip
+    for look in (_ratio, _offset, _channels, _shift):
+        told = look(expected, found)
+        if told is not None:
+            words, healed = told
+            return Cause(words, scene.before, distance(healed, expected))
+    return None
+
+
+def _ratio(expected, found):
+    norm = float((found * found).sum())
+    ratio = float((expected * found).sum()) / norm if norm else 0.0
+    if abs(ratio) < 1e-12 or abs(ratio - 1) < 1e-9 or distance(found * ratio, expected) > EXACT:
+        return None
+    width = 1 / ratio**2
+    name = next(
+        (text for value, text in FACTORS.items() if abs(1 / ratio - value) < 1e-6 * abs(value)), f"{1 / ratio:.6g}"
+    )
+    if name == f"{1 / ratio:.6g}" and abs(width - round(width)) < 1e-6 * width and 1 < round(width) < 4096:
+        name = f"1/sqrt({round(1 / width)})" if width < 1 else f"sqrt({round(width)})"
+        name = f"1/sqrt({round(ratio**2)})" if abs(ratio**2 - round(ratio**2)) < 1e-6 * ratio**2 else name
+    return f"the candidate's numbers are {name} times the reference's throughout.", found * ratio
+
+
+def _offset(expected, found):
+    offset = float((expected - found).mean())
+    if abs(offset) > 1e-9 and distance(found + offset, expected) <= EXACT:
+        return f"the candidate's numbers are the reference's {-offset:+.6g} throughout.", found + offset
+    axes = tuple(range(found.ndim - 1))
+    if found.ndim > 1 and found[..., 0].size > 2:
+        by_channel = (expected - found).mean(axes)
+        if distance(found + by_channel, expected) <= EXACT:
+            return "an offset by channel is missing or added, as of a bias.", found + by_channel
+    return None
+
+
+def _channels(expected, found):
+    if found.ndim < 2 or found.shape[-1] < 2:
+        return None
+    a, b = (x.reshape(-1, x.shape[-1]) for x in (expected, found))
+    if len(a) < 3:
+        return None
+    order = [int(np.argmin(np.linalg.norm(b - a[:, [c]], axis=0))) for c in range(a.shape[1])]
+    if sorted(order) != list(range(len(order))) or order == sorted(order):
+        return None
+    healed = found[..., order]
+    if distance(healed, expected) > EXACT:
+        return None
+    how = "reversed" if order == list(range(len(order)))[::-1] else f"in another order ({order[:8]} ...)"
+    return f"the candidate's channels are {how}.", healed
+
+
+def _shift(expected, found):
+    if found.ndim != 4:
+        return None
+    rows, columns = found.shape[1:3]
+    for down, right in ((0, 1), (1, 0), (1, 1), (0, -1), (-1, 0), (-1, -1)):
+        if rows < 4 or columns < 4:
+            return None
+        inner = (slice(None), slice(1, -1), slice(1, -1))
+        moved = np.roll(found, (down, right), (1, 2))
+        if distance(moved[inner], expected[inner]) <= EXACT:
+            return (f"the candidate's image lies {abs(down)} rows and {abs(right)} columns off "
+                    f"({'up' if down > 0 else 'down'}, {'left' if right > 0 else 'right'}).", moved)  # fmt: skip
+    return None

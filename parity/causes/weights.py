@@ -1,0 +1,46 @@
+"""Weights: the right numbers in the wrong place, none at all, scaled, or a part of them."""
+
+import numpy as np
+
+from parity.adapters.base import Adapter
+from parity.values import rearrangement, varies
+
+
+def explain(reference: Adapter, candidate: Adapter, names: list[str]) -> dict[str, str]:
+    """What is wrong with weights that differ, in words, for those of which it can be told.
+
+    Args:
+        names: canonical names of weights that both sides have, in one shape.
+    """
+    ours, theirs = ({n: w.array for n, w in side.weights().items()} for side in (reference, candidate))
+    parts = reference.parts()
+    found = {}
+    for name in names:
+        if name in ours and name in theirs:
+            told = _told(name, ours, theirs, parts.get(name, ()))
+            if told:
+                found[name] = told
+    return found
+
+
+def _told(name: str, ours: dict, theirs: dict, parts) -> str:
+    array = ours[name]
+    held = theirs[name].reshape(array.shape)
+    found = rearrangement(array, held)
+    if found is not None:
+        return f"the right numbers in another order: {found[0]}"
+    layer = name.rpartition("/")[0]
+    others = [n for n in ours if n != name and ours[n].size == held.size and varies(ours[n])]
+    for other in sorted(others, key=lambda n: n.rpartition("/")[0] != layer):
+        if np.array_equal(np.float32(ours[other].ravel()), np.float32(held.ravel())):
+            return f"it holds what belongs to {other}"
+    for part, numbers in parts:
+        if np.allclose(numbers, held, rtol=1e-6, atol=1e-12):
+            return f"it holds {part} alone, where {' and '.join(p for p, _ in parts)} are to be added"
+    if not varies(held):
+        return f"it is {held.flat[0]:g} everywhere, as it was made: it was not transferred"
+    norm = float((held.astype(np.float64) ** 2).sum())
+    ratio = float((array.astype(np.float64) * held).sum()) / norm if norm else 0.0
+    if ratio and np.allclose(held * ratio, array, rtol=1e-5, atol=1e-7 * float(np.abs(array).max())):
+        return f"it is {1 / ratio:.6g} times the reference's"
+    return ""

@@ -1,0 +1,168 @@
+"""Why two models part: at each place, what either side was seen to compute, and the cure that makes them agree."""
+
+import contextlib
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from parity.causes import FAMILIES, elementwise, weights
+from parity.causes.scene import Cause, Scene
+from parity.divergence import Place, layer_values, locate
+from parity.errors import FAIL, Row
+from parity.graph import Graph
+from parity.values import Partners, distance, orders
+
+MOST = 24  # faults that one run lists
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing in which two models differ, and why, if that was found.
+
+    Attributes:
+        name: canonical name of the layer, weight or operation.
+        says: why they differ, in words; "" if no cure that was tried heals it.
+        place: where, on both sides, if it is an operation.
+        cause: the cure that heals it, if it is an operation.
+    """
+
+    name: str
+    says: str
+    place: Place | None = None
+    cause: Cause | None = None
+
+    def __str__(self):
+        return f"{self.name}: {self.says or f'{self.place}. No cure that was tried heals it.'}"
+
+
+def findings(rows: list[Row], reference, candidate) -> list[Finding]:
+    """Everything in which two models differ, from what the rungs found: settings, weights, calls, operations.
+
+    Args:
+        rows: verdicts, already read together, see `reconciliation`.
+        reference, candidate: traces.
+    """
+    rows = {row.check: row for row in rows if row.status == FAIL}
+    found = []
+    if "configuration" in rows:
+        for layer, what, ours, theirs in rows["configuration"].details["differences"]:
+            found.append(Finding(layer, f"{what} is {ours} in the reference and {theirs} in the candidate."))
+    if "structure" in rows:
+        found += [Finding(name, says) for name, says in _calls(reference, candidate).items()]
+    if "weights" in rows:
+        names = rows["weights"].details["different"]
+        told = weights.explain(reference.adapter, candidate.adapter, names)
+        found += [Finding(name, f"{says}.") for name, says in told.items()]
+    double = all(side.adapter.dtype == "float64" for side in (reference, candidate))  # else rounding hides what is what
+    if "forward" in rows and candidate.parted is not None and double:
+        ends = [graph.outputs for graph in candidate.parted.graphs]
+        pairs = [(ends[0][name], ends[1][name]) for name in ends[0] if name in ends[1]]
+        known = {finding.name.partition("/")[0] for finding in found}
+        with contextlib.suppress(Exception):  # a stranger's operation may fail in any way; where they part was told
+            places = explain(candidate.parted, (reference.adapter, candidate.adapter), pairs)
+            # What the weights or settings of a layer explain needs no second cause.
+            found += [f for f in places if f.says or not any(f.name.startswith(layer) for layer in known)]
+    return found
+
+
+def _calls(reference, candidate) -> dict[str, str]:
+    """Layers with weights that one side calls more often than the other, or never."""
+    counts = []
+    for side in (reference, candidate):
+        called = Counter(name.partition("#")[0] for name in side.calls)
+        counts.append({layer: called.get(layer, 0) for layer in side.adapter.kinds() if layer})
+    found = {}
+    for layer in dict.fromkeys([*counts[0], *counts[1]]):
+        times = [count.get(layer) for count in counts]
+        if times[0] != times[1]:
+            said = [
+                "has no such layer"
+                if t is None
+                else "never calls it"
+                if not t
+                else f"calls it {t} times".replace(" 1 times", " once")
+                for t in times
+            ]
+            found[layer] = f"the reference {said[0]}, the candidate {said[1]}."
+    return found
+
+
+def explain(partners: Partners, adapters, outputs: list[tuple[int, int]]) -> list[Finding]:
+    """All places at which two models part on the way to some outputs, each with its cause if one was found.
+
+    What parts is healed by the reference's numbers in the candidate's place, all that follows is computed anew, and so
+    the next place shows itself. A cause is told only if what it says of both sides gives both sides' numbers.
+
+    Args:
+        partners: equal values of the two graphs.
+        adapters: of the reference and the candidate, in whose weights causes are looked for.
+        outputs: numbers of an output on each side, which differ.
+    """
+    found = []
+    for _ in range(MOST):
+        place = locate(partners, outputs)
+        if place is None or any(f.place.candidate is place.candidate for f in found if f.place.candidate is not None):
+            break
+        if place.reference is None or place.candidate is None:
+            found.append(_alone(partners, place, outputs))
+            break
+        scene = Scene.of(partners, place, adapters)
+        cause = next(filter(None, (family(scene) for family in FAMILIES)), None)
+        found.append(Finding(place.name, "" if cause is None else str(cause), place, cause))
+        healed = _healed(partners, scene)
+        if healed is None:
+            break
+        partners = healed
+    return found
+
+
+def _alone(partners: Partners, place: Place, outputs) -> Finding:
+    """An operation of one side where the other does nothing: shown by an output that is what goes into it."""
+    side = 1 if place.reference is None else 0
+    node = place.candidate if side else place.reference
+    roles = ("reference", "candidate")
+    ends = {partners.of[1 - side].get(pair[1 - side], (None,))[0] for pair in outputs}
+    graph = partners.graphs[side]
+    if not ends & set(node.inputs):
+        return Finding(place.name, "", place)
+    made = [graph.values[v] for v in layer_values(graph, partners.of[side], node)]
+    known = next(filter(None, (elementwise.named(graph.values[v], made) for v in node.inputs)), None)
+    what = known[0] if known else f"{node.title}"
+    says = f"the {roles[side]} applies {what} to what the {roles[1 - side]} returns as it is."
+    return Finding(place.name, says, place)
+
+
+def _healed(partners: Partners, scene: Scene) -> Partners | None:
+    """The graphs with the reference's numbers at a place of the candidate; None if they have no common shape there."""
+    theirs, ours = scene.ends
+    expected, was = partners.graphs[0].values[theirs], partners.graphs[1].values[ours]
+    if expected.size != was.size:
+        return None
+    turned = _turned(expected, was, partners.graphs)
+    graph = partners.graphs[1]
+    known = {ours: turned}
+    values = list(graph.values)
+    values[ours] = turned
+    try:
+        for node in graph.nodes:
+            if any(value in known for value in node.inputs) and ours not in node.outputs:
+                made = node.run([known.get(value, graph.values[value]) for value in node.inputs])
+                for number, array in zip(node.outputs, made, strict=True):
+                    if number not in known:
+                        known[number] = values[number] = array
+    except Exception:  # a stranger's operation may fail in any way
+        return None
+    return Partners(partners.graphs[0], replace(graph, values=values), partners.tolerance)
+
+
+def _turned(expected: np.ndarray, was: np.ndarray, graphs: tuple[Graph, Graph]) -> np.ndarray:
+    """The reference's array in the candidate's axis order: the one that is nearest, or the frameworks' own."""
+    frameworks = [graph.framework for graph in graphs]
+    if frameworks[0] != frameworks[1] and expected.ndim == was.ndim >= 4:
+        source, target = (1, -1) if frameworks[0] == "torch" else (-1, 1)
+        moved = np.moveaxis(expected, source, target)
+        if moved.shape == was.shape and moved.shape != expected.shape:
+            return moved.astype(was.dtype)
+    tried = [order(expected) for order in orders(expected.shape, was.shape)]
+    return min(tried, key=lambda array: distance(array, was)).astype(was.dtype)
