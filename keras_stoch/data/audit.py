@@ -17,6 +17,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from keras_stoch.data.labels import Labels, merge_labels, read_labels
+from keras_stoch.data.near import NEAR, near_duplicates
 from keras_stoch.data.photographs import (
     Dropped,
     describe_passed_over,
@@ -29,7 +30,6 @@ from keras_stoch.files import cores, write_atomically
 from keras_stoch.progress import progress_bar
 
 HASH_SIDE = 16  # 16 x 16 = 256 bits: 64 do not tell one round dark blob on skin from another
-NEAR = 32  # bits of 256 that may differ, see `near_duplicates`
 SPLITS = ("group", "random")
 
 
@@ -50,34 +50,6 @@ def image_hash(image) -> bytes:
     return np.packbits(spectrum > np.median(spectrum[1:])).tobytes()
 
 
-def near_duplicates(hashes, limit: int = NEAR) -> np.ndarray:
-    """All pairs of images whose hashes differ in at most `limit` bits.
-
-    Among 114 different dermoscopic photographs the nearest two differ in 74 bits; their copies, halved or squeezed to
-    600 x 450 and recompressed at quality 60 or 40, in at most 14 (`tests/keras_stoch/data/test_audit.py`).
-
-    Args:
-        hashes: n bytes objects of 32 bytes each.
-        limit: bits of 256.
-
-    Returns:
-        int array (pairs, 3): first index < second index, and the bits that differ.
-    """
-    words = np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, HASH_SIDE**2 // 64)
-    pairs = []
-    rows = max(1, 2**22 // max(len(words), 1))  # bounds the memory of one comparison
-    for start in range(0, len(words), rows):
-        later = words[start:]
-        bits = np.zeros((min(rows, len(words) - start), len(later)), np.uint16)
-        for word in range(words.shape[1]):
-            bits += np.bitwise_count(words[start : start + rows, word, None] ^ later[None, :, word])
-        first, second = np.nonzero(bits <= limit)
-        keep = second > first
-        first, second = first[keep], second[keep]
-        pairs.append(np.stack([first + start, second + start, bits[first, second]], axis=1))
-    return np.concatenate(pairs).astype(np.int64) if pairs else np.zeros((0, 3), np.int64)
-
-
 def group_images(images: pd.DataFrame, pairs=(), by=("lesion_id", "patient_id")) -> np.ndarray:
     """Numbers of the groups that must not be torn apart: images joined by a pair, a lesion or a patient, transitively.
 
@@ -89,15 +61,15 @@ def group_images(images: pd.DataFrame, pairs=(), by=("lesion_id", "patient_id"))
     Returns:
         int array (images,), numbered by first appearance.
     """
-    position = pd.Series(np.arange(len(images)), index=images["image"])
+    position = dict(zip(images["image"], range(len(images)), strict=True))
     edges = [(position[a], position[b]) for a, b in pairs if a in position and b in position]
     edges = np.array(edges, np.int64).reshape(-1, 2)
     for column in by:
         if column in images:
             known = np.flatnonzero(images[column].notna())
-            leader = images[column].iloc[known].reset_index(drop=True)
-            first = leader.groupby(leader).transform(lambda same: same.index[0]).to_numpy(np.int64)
-            edges = np.concatenate([edges, np.stack([known[first], known], axis=1)])
+            values, _ = pd.factorize(images[column].iloc[known])
+            _, first = np.unique(values, return_index=True)
+            edges = np.concatenate([edges, np.stack([known[first[values]], known], axis=1)])
     graph = coo_matrix((np.ones(len(edges), np.int8), edges.T), shape=(len(images),) * 2)
     return connected_components(graph, directed=False)[1]
 
