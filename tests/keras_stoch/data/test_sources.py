@@ -204,7 +204,7 @@ def test_what_a_second_folder_would_remove_is_said(tmp_path, raw, labels, capsys
     pixels = ["--size", "32", "--min-side", "40", "--crop-over", "100", "--crop-to", "80", "--format", "png"]
     arguments = ["prepare", str(other), str(labels), str(out), *pixels]
     assert main(arguments) == 2
-    assert "Choose another folder, or --replace" in capsys.readouterr().err
+    assert "Choose another OUT, or --replace" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in sorted((out / "images").iterdir())} == before
     assert main([*arguments, "--replace"]) == 0
     assert "4 images of an earlier run were removed or replaced" in capsys.readouterr().out
