@@ -235,7 +235,8 @@ def _layout(path: Path, records) -> tuple[Layout, list[str]]:
     known = "; ".join(f"{layout.name}: {','.join(layout.required)}" for layout in LAYOUTS)
     raise ValueError(
         f"{path}, line {line}: unknown columns {','.join(header)[:200]!r}. Known are 2016's two columns without a "
-        f"header, and {known}"
+        f"header, and {known}. Of any other table a plain one can be made: a CSV with the columns image (name of the "
+        "photograph) and target (0 or 1), and where known patient_id, lesion_id, diagnosis, sex, age, site"
     )
 
 

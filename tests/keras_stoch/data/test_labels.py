@@ -1,6 +1,7 @@
 """Label files: the official layouts, whole where they are at hand, and what must be refused."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,16 @@ def test_semicolons(tmp_path):
 def test_what_is_refused(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         read_labels(write(tmp_path, a=text))
+
+
+def test_an_unknown_table_is_told_how_to_become_a_plain_one(tmp_path):
+    """What the message asks for is what is read."""
+    with pytest.raises(ValueError, match="a plain one can be made: a CSV with the columns image ") as told:
+        read_labels(write(tmp_path, a="photo,verdict\nx,bad\n"))
+    columns = re.findall(r"(image|target|patient_id|lesion_id|diagnosis|sex|age|site)", str(told.value).split("CSV")[1])
+    header, row = ",".join(columns), "x.jpg,1,p,l,MEL,male,50,back"
+    table = read_labels(write(tmp_path, a=f"{header}\n{row}\n")).table
+    assert table.loc[0, ["image", "target", "patient_id", "age", "site"]].tolist() == ["x", 1, "p", 50, "back"]
 
 
 def test_metadata_alone_is_refused(tmp_path):
