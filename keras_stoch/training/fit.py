@@ -230,16 +230,29 @@ def _train(build, source, folder, recipe, seed, strategy, callbacks, progress, c
     model.optimizer = engine.optimizer  # where callbacks look for it
     writer = tf.summary.create_file_writer(str(path / "tensorboard")) if folder.writes else None
 
-    def save(epoch, batch, arrays=None):
+    pending = None  # arguments of `save`, whenever all parts of the state are of one moment
+
+    def save(epoch, batch, arrays=None, so_far=None):
+        nonlocal pending
         arrays = engine.state() if arrays is None else arrays
         if batch:
             losses, logits, targets = (np.concatenate(parts) for parts in zip(*seen, strict=True))
             arrays |= {"seen_loss": losses, "seen_logits": logits, "seen_targets": targets}
-        position = {"epoch": epoch, "batch": batch, "seconds": seconds, "best": best, "best_epoch": best_epoch}
+        position = {"epoch": epoch, "batch": batch}
+        position |= dict(zip(("seconds", "best", "best_epoch"), so_far or (seconds, best, best_epoch), strict=True))
         folder.save(arrays, position)
-        interruption.unsaved = False
+        interruption.unsaved, pending = False, None
 
-    with Interruption() as interruption:
+    @contextlib.contextmanager
+    def saved_in_the_end():
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            if pending is not None:
+                save(*pending)
+            raise
+
+    with Interruption() as interruption, saved_in_the_end():
         while epoch < recipe.epochs and not model.stop_training:
             started = saved = time.monotonic()
             if not batch:
@@ -249,6 +262,7 @@ def _train(build, source, folder, recipe, seed, strategy, callbacks, progress, c
             with progress_bar(source.steps, title, progress, "batch", done=batch) as bar:
                 for step in source.train(strategy, seed, epoch, batch):
                     listeners.on_train_batch_begin(batch)
+                    pending = None
                     loss, logits, targets = engine.train_step(step)
                     loss = float(loss)
                     if not math.isfinite(loss):
@@ -258,20 +272,20 @@ def _train(build, source, folder, recipe, seed, strategy, callbacks, progress, c
                     seen.append((np.array([loss]), logits.numpy(), targets.numpy()))
                     folder.add_batch(epoch, batch, loss)
                     batch += 1
-                    interruption.unsaved = True
+                    interruption.unsaved, pending = True, (epoch, batch)
                     listeners.on_train_batch_end(batch - 1, {"loss": loss})
                     bar.update()
                     bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-                    if interruption.wanted or time.monotonic() - saved > checkpoint_seconds:
+                    if time.monotonic() - saved > checkpoint_seconds:
                         save(epoch, batch)
                         saved = time.monotonic()
                     if interruption.wanted:
                         interruption.end()
             losses, logits, targets = (np.concatenate(parts) for parts in zip(*seen, strict=True))
-            before = engine.state()  # validation draws windows
+            # Validation draws windows, and what follows it changes the best.
+            pending = (epoch, batch, engine.state(), (seconds, best, best_epoch))
             val_loss, val_auc = _validate(engine, source, strategy, seed, epoch, interruption)
             if interruption.wanted:
-                save(epoch, batch, before)
                 interruption.end()
             if not math.isfinite(val_loss):
                 raise TrainingDiverged(f"The validation loss became {val_loss} in epoch {epoch}. {_kept(path, epoch)}")
@@ -301,6 +315,7 @@ def _train(build, source, folder, recipe, seed, strategy, callbacks, progress, c
                     writer.flush()
             tell(_line(title, row, best, best_epoch, spent * (recipe.epochs - epoch - 1)), progress)
             logs = {"loss": row["train_loss"], "auc": row["train_auc"], "val_loss": val_loss, "val_auc": val_auc}
+            pending = (epoch + 1, 0)
             listeners.on_epoch_end(epoch, logs)
             epoch, batch, seen = epoch + 1, 0, []
             save(epoch, 0)

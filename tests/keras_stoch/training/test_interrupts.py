@@ -71,6 +71,26 @@ def test_a_signal_leaves_a_checkpoint_of_the_very_step(options, whole, tmp_path,
     same_end(whole, tmp_path / "run-0")
 
 
+@pytest.mark.parametrize("moment", ["on_train_batch_begin", "on_train_batch_end", "on_epoch_end"])
+def test_so_does_a_callback_that_ends_the_program(options, whole, tmp_path, moment):
+    count = [0]
+
+    def end(*_, **__):
+        count[0] += 1
+        if count[0] == (2 if moment == "on_epoch_end" else 9):
+            raise KeyboardInterrupt if moment != "on_train_batch_end" else SystemExit(3)
+
+    callback = keras.callbacks.Callback()
+    setattr(callback, moment, end)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        keras_stoch.fit(out=tmp_path, callbacks=[callback], **options)
+    newest = sorted((tmp_path / "run-0" / "checkpoints").glob("*.npz"))[-1].stem
+    expected = {"on_train_batch_begin": (1, 2), "on_train_batch_end": (1, 3), "on_epoch_end": (2, 0)}[moment]
+    assert newest == "{:06d}-{:08d}".format(*expected)
+    keras_stoch.fit(out=tmp_path, **options)
+    same_end(whole, tmp_path / "run-0")
+
+
 def test_in_validation_the_state_is_that_before_it(options, whole, tmp_path, monkeypatch):
     """Validation draws windows; those that it drew before it was interrupted are drawn again."""
     count = [0]
