@@ -136,8 +136,7 @@ def _split(scale=(WIDTH // HEADS) ** -0.5, axis=-1, folded=True, gate=lambda x: 
     return original, port, random(2, 7, WIDTH), {"transfer": True}
 
 
-INSIDE = {"scaled_dot_product_attention", "matmul", "softmax", "Softmax", "multiply", "mul", "Mul", "BatchMatMulV2",
-          "MatMul"}  # fmt: skip
+FUSED = "scaled_dot_product_attention"
 
 
 @right("attention, split")
@@ -150,17 +149,17 @@ def attention_of_four_linear_as_a_layer():
     return _split(by_layer=True)
 
 
-@fault("attention, split", "forward", INSIDE)
+@fault("attention, split", "forward", {FUSED, "mul", "Mul", "multiply"})
 def attention_written_out__scale_forgotten():
     return _split(scale=1.0)
 
 
-@fault("attention, split", "forward", INSIDE)
+@fault("attention, split", "forward", {FUSED, "softmax", "Softmax"})
 def attention_written_out__softmax_over_queries():
     return _split(axis=-2)
 
 
-@fault("attention, split", "forward", INSIDE | {"transpose", "reshape", "Reshape", "Transpose", "unflatten"})
+@fault("attention, split", "forward", {FUSED, "unflatten", "reshape", "Reshape", "transpose", "Transpose"})
 def attention_written_out__heads_last():
     return _split(folded=False)
 
@@ -197,8 +196,7 @@ def _masked(fill=-1e9, rows=False, order=(0, 1, 2)):
     return Scores(), port, (random(2, 7, WIDTH), mask), {"transfer": True}
 
 
-MASKED = {"masked_fill", "softmax", "Softmax", "add", "Add", "AddV2", "multiply", "Mul", "mul", "eq", "Equal",
-          "equal", "cast", "Cast"}  # fmt: skip
+MASKED = {"masked_fill", "mul", "Mul", "multiply", "add", "Add", "AddV2"}
 
 
 @right("attention, split")
@@ -216,8 +214,9 @@ def attention_with_mask__of_queries():
     return _masked(rows=True)
 
 
-@fault("attention, split", "forward", MASKED | {"matmul", "BatchMatMulV2", "MatMul", "permute", "transpose", "GetItem",
-                                               "getitem"})  # fmt: skip
+@fault(
+    "attention, split", "forward", {"matmul", "MatMul", "BatchMatMulV2", "permute", "transpose", "GetItem", "softmax"}
+)
 def attention_with_mask__value_for_query():
     return _masked(order=(2, 1, 0))
 

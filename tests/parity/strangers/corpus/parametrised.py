@@ -117,7 +117,7 @@ def layer_scale_by_rule():
     return _layer_scale(rules=[("^gamma$", "scale.gamma")])
 
 
-@fault("layer scale", ("structure", "forward"), {"gamma", "mul", "b"})
+@fault("layer scale", ("structure", "forward"), {"gamma", "mul"})
 def layer_scale__forgotten():
     return _layer_scale(called=False)
 
