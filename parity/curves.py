@@ -122,7 +122,9 @@ def read_curve(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: {error}") from None
     curve = {name: table[:, names.index(name)] for name in ("epoch", *MEASURES)}
     for measure in MEASURES:
-        if not np.isfinite(curve[measure]).all():
+        # An epoch of few examples may hold one class alone, and has no training AUC then; nothing is judged by it unless
+        # that is asked for.
+        if measure != "train_auc" and not np.isfinite(curve[measure]).all():
             row = int(np.flatnonzero(~np.isfinite(curve[measure]))[0])
             raise ValueError(f"{path}, row {row + 2}: {measure} is no number")
     return curve
@@ -137,7 +139,7 @@ def _read_batches(path: Path):
 
 
 def _same(a, b) -> bool:
-    return all(a[m].shape == b[m].shape and (a[m] == b[m]).all() for m in MEASURES)
+    return all(np.array_equal(a[m], b[m], equal_nan=True) for m in MEASURES)
 
 
 def summaries(runs: Runs, early: int | None = None) -> dict[str, np.ndarray]:
@@ -228,6 +230,9 @@ def compare_runs(reference: Runs, candidate: Runs, *, measure="val_auc", margins
     """
     if measure not in MEASURES:
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}. Received: {measure!r}")
+    for runs in (reference, candidate):
+        if not np.isfinite(runs.values[measure]).all():
+            raise ValueError(f"{runs.name}: {measure} is no number in some epoch, so that its curve can't be judged")
     margins = MARGINS | (margins or {})
     epochs = min(reference.epochs, candidate.epochs)
     reference, candidate = reference.cut(epochs), candidate.cut(epochs)

@@ -136,7 +136,7 @@ def torch_to_keras(torch_model, keras_model, names: Rules = None, strict: bool =
     Args:
         torch_model: a `torch.nn.Module`.
         keras_model: a built Keras model.
-        names: how torch's module paths turn into Keras's layer names, see `parity.pair`.
+        names: how torch's module paths turn into Keras's layer names, see `parity.compare`.
         strict: refuse unless every tensor on both sides is matched exactly once. If False, whatever matches is
             copied and the report tells the rest.
 

@@ -56,7 +56,8 @@ def _only_told(difference, reference, candidate) -> bool:
     layer, setting, ours, _ = difference
     if setting == "rate" and "no such layer" in difference[2:]:  # a function there, whose rate nobody tells
         other = (reference, candidate)[difference[2:].index("no such layer")]
-        return candidate.ranges and not candidate.strict and _drops_by_function(candidate, other is candidate)
+        if candidate.ranges and not candidate.strict and _drops_by_function(candidate, other is candidate):
+            return True
     if setting == "dtype":  # the numerical rungs ask each type for what it can give
         return not candidate.strict
     if not candidate.serving:

@@ -150,12 +150,30 @@ def test_the_command(tmp_path, capsys, rng):
     assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
 
 
+def test_an_epoch_without_a_training_auc_is_no_hindrance(tmp_path, rng):
+    curves = np.linspace(0.5, 0.9, 10) + rng.normal(0, 0.002, (6, 10))
+    sets = []
+    for name in "ab":
+        folder = write_runs(tmp_path / name, curves if name == "a" else curves[::-1], rng.normal(0.5, 0.01, (6, 40)))
+        for path in folder.rglob("*.csv"):
+            lines = path.read_text().splitlines()
+            if "train_auc" in lines[0]:
+                cells = lines[3].split(",")
+                cells[lines[0].split(",").index("train_auc")] = "nan"
+                path.write_text("\n".join([*lines[:3], ",".join(cells), *lines[4:]]))
+        sets.append(read_runs(folder))
+    assert np.isnan(sets[0].values["train_auc"]).any()
+    assert np.isfinite(compare_runs(*sets).p_curve)
+    with pytest.raises(ValueError, match="a: train_auc is no number in some epoch"):
+        compare_runs(*sets, measure="train_auc")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("a,b\n1,2\n", "has no column epoch, train_loss"),
         ("epoch,train_loss,val_loss,train_auc,val_auc\n", "has no rows"),
-        ("epoch,train_loss,val_loss,train_auc,val_auc\n0,1,1,nan,1\n", "row 2: train_auc is no number"),
+        ("epoch,train_loss,val_loss,train_auc,val_auc\n0,1,1,1,nan\n", "row 2: val_auc is no number"),
         ("epoch,train_loss,val_loss,train_auc,val_auc\n0,1,1,x,1\n", "could not convert"),
     ],
 )
