@@ -122,8 +122,7 @@ def read_curve(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: {error}") from None
     curve = {name: table[:, names.index(name)] for name in ("epoch", *MEASURES)}
     for measure in MEASURES:
-        # An epoch of few examples may hold one class alone, and has no training AUC then; nothing is judged by it unless
-        # that is asked for.
+        # An epoch of few examples may hold one class alone and has no training AUC then.
         if measure != "train_auc" and not np.isfinite(curve[measure]).all():
             row = int(np.flatnonzero(~np.isfinite(curve[measure]))[0])
             raise ValueError(f"{path}, row {row + 2}: {measure} is no number")

@@ -8,6 +8,8 @@ import numpy as np
 
 from parity.graph import Graph
 
+ENORMOUS = 1e6
+
 
 def orders(shape: tuple[int, ...], wanted: tuple[int, ...]):
     """Lawful ways to turn an array of one shape into another, as functions, likely ones first.
@@ -58,8 +60,19 @@ def distance(array: np.ndarray, other: np.ndarray) -> float:
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             same = (a == b) | (np.isnan(a) & np.isnan(b))
             a, b = a[~same], b[~same]
+        a, b = _without_enormous(a, b)
         apart, norm = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
     return 0.0 if apart == 0 else apart / norm if norm else float("inf")
+
+
+def _without_enormous(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays without what both have enormous: beside the -1e9 of hidden scores nothing else would count."""
+    sizes = np.abs(b)
+    if not sizes.size or sizes.max() < ENORMOUS:
+        return a, b
+    typical = float(np.median(sizes[sizes < ENORMOUS])) if (sizes < ENORMOUS).any() else float("inf")
+    enormous = (sizes >= ENORMOUS) & (sizes >= ENORMOUS * typical) & (np.abs(a - b) <= 1e-6 * sizes)
+    return a[~enormous], b[~enormous]
 
 
 class Partners:

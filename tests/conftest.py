@@ -12,6 +12,7 @@ import pytest
 
 LONGEST_FIRST = (
     "parity/court/test_mutations.py",
+    "parity/strangers/test_corpus.py",
     "parity/test_command_line.py",
     "keras_stoch/training/test_runs.py",
     "keras_stoch/training/test_datasets.py",
