@@ -51,11 +51,18 @@ def make_parser() -> argparse.ArgumentParser:
         "--names",
         nargs="+",
         metavar="RULE",
-        help='"order", or PATTERN=REPLACEMENT rules for torch module paths',
+        help='PATTERN=REPLACEMENT rules for torch module paths, which may count: "layer{s}.{i}=conv{s+1}_block{i+1}"; '
+        '"order" alone, or last, pairs by kind, shape and place',
     )
     compare.add_argument("--no-training", action="store_true", help="compare inference only")
     compare.add_argument(
         "--strict", action="store_true", help="fail for known differences of the frameworks too (unbiased variance)"
+    )
+    compare.add_argument(
+        "--ignore", nargs="+", default=(), metavar="PATTERN", help="names of layers and weights that are not compared"
+    )
+    compare.add_argument(
+        "--explain", action="store_true", help="every place at which they part, on both sides, and its cause"
     )
     compare.add_argument("--seed", type=int, default=0)
     compare.set_defaults(handler=run_compare)
@@ -104,10 +111,14 @@ def run_compare(arguments) -> int:
     if names == ["order"]:
         names = "order"
     elif names is not None:
-        wrong = [rule for rule in names if "=" not in rule]
+        wrong = [
+            rule for place, rule in enumerate(names) if "=" not in rule and (rule, place) != ("order", len(names) - 1)
+        ]
         if wrong:
-            raise ValueError(f'--names takes "order" or PATTERN=REPLACEMENT. Received: {" ".join(wrong)}')
-        names = [tuple(rule.split("=", 1)) for rule in names]
+            raise ValueError(
+                f'--names takes PATTERN=REPLACEMENT, and "order" alone or last. Received: {" ".join(wrong)}'
+            )
+        names = [tuple(rule.split("=", 1)) if "=" in rule else rule for rule in names]
     inputs = load(arguments.inputs) if arguments.inputs else _made(arguments.input, arguments.seed, arguments.scale)
     import_tensorflow_quietly()
     reference, candidate = _make(arguments.reference), _make(arguments.candidate)
@@ -119,10 +130,15 @@ def run_compare(arguments) -> int:
         transfer=arguments.transfer,
         training=not arguments.no_training,
         strict=arguments.strict,
+        ignore=arguments.ignore,
     )
     if report.transfer is not None:
         print(report.transfer)
     print(report)
+    if arguments.explain:
+        for finding in report.causes:
+            print(f"\n{finding.name}" if finding.place is None else f"\n{finding.name}: {finding.place}")
+            print(f"  {finding.says or 'no cure that was tried heals it'}")
     return {"ok": 0, "FAIL": 1}.get(report.status, 2)
 
 

@@ -71,10 +71,16 @@ ACTIVATIONS = {
 
 
 def named(x: np.ndarray, targets: list[np.ndarray]):
-    """The name of the function that makes one of the targets of `x`, and the function; None if none does."""
-    found = [(name, function) for name, (function, _, _) in _candidates(x).items() if fits(_run(function, x), targets)]
-    # On some inputs two functions are one (ReLU and ReLU6 below 6): then it can't be told.
-    return found[0] if len(found) == 1 else None
+    """The name of the function that makes one of the targets of `x`, the last first, and it; None if none does.
+
+    On some inputs two functions are one (ReLU and ReLU6 below 6): then it can't be told.
+    """
+    made = {name: _run(function, x) for name, (function, _, _) in _candidates(x).items()}
+    for target in reversed(targets):
+        found = [name for name, array in made.items() if fits(array, [target])]
+        if found:
+            return (found[0], _candidates(x)[found[0]][0]) if len(found) == 1 else None
+    return None
 
 
 def code(name: str, x: np.ndarray) -> tuple[str, str]:

@@ -22,6 +22,7 @@ def test_judged_as_it_is(pair):
     report = pair.report()
     if pair.equal:
         assert report.passed, report
+        assert not report.causes, report
         return
     assert report.first_failure is not None, report
     assert pair.allows(report.first_failure), report
