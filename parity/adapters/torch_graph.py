@@ -47,6 +47,8 @@ def record(adapter, run) -> Graph:
             return
         given = list(dict.fromkeys(n for n, _ in before.values() if n in moving))
         made = [number(tensor, bool(given)) for tensor in (*returned, *changed)]
+        # Lists may grow later, as a DenseNet's list of features does.
+        args, kwargs = _map(args, lambda tensor: tensor), _map(kwargs, lambda tensor: tensor)
         if not given:  # computed of weights and constants alone
             return
         order = {n: place for place, n in enumerate(given)}

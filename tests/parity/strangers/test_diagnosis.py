@@ -266,7 +266,10 @@ def test_an_operation_is_recorded_and_runs_again():
         def forward(self, x):
             y = F.relu(self.a(x), inplace=True)
             y[:, 0] = 1.0
-            return F.pad(y, (1, 1)).T.T + x.mean(1, keepdim=True)
+            parts = [F.pad(y, (1, 1)).T.T + x.mean(1, keepdim=True)]
+            joined = torch.cat(parts, 1)
+            parts.append(joined)  # a list that grows after it was used, as in a DenseNet
+            return joined
 
     x = random(4, 6)
     for model in (Net().double(), keras_dense("gelu")):
