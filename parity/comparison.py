@@ -143,7 +143,8 @@ def compare(
             are compared in their own types, and float64 copies only tell how much rounding is allowed: the one of the
             reference, or else of the candidate, whose own rounding then is the measure for the other side.
         tolerance: allowed relative error in float64. The default lets pass what both frameworks do here and there,
-            a constant rounded to float32 inside an otherwise exact operation; 1e-10 lets nothing pass.
+            a constant rounded to float32 inside an otherwise exact operation; 1e-10 lets nothing pass. Gradients may
+            be off by four times as much: they are products of what may be off by that.
         convert: for weights that no kind of layer explains: canonical name "layer/variable" to a function from the
             reference's array, in Keras's layout, to what the candidate holds. It is used for transfer too; gradients of
             these are not compared.
@@ -187,7 +188,7 @@ def compare(
             sides = traces((reference, candidate), batches, own, float64, tolerance, options, notes)
             report.rows += _climb(*sides, training, notes)
             reconcile(report.rows, *sides[:2])
-            report.causes = diagnosis.findings(report.rows, *sides[:2])
+            report.causes = diagnosis.findings(report.rows, *sides[:2], notes)
     return report
 
 

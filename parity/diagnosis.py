@@ -1,6 +1,5 @@
 """Why two models part: at each place, what either side was seen to compute, and the cure that makes them agree."""
 
-import contextlib
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -36,12 +35,13 @@ class Finding:
         return f"{self.name}: {self.says or f'{self.place}. No cure that was tried heals it.'}"
 
 
-def findings(rows: list[Row], reference, candidate) -> list[Finding]:
+def findings(rows: list[Row], reference, candidate, notes: list[str]) -> list[Finding]:
     """Everything in which two models differ, from what the rungs found: settings, weights, calls, operations.
 
     Args:
         rows: verdicts, already read together, see `reconciliation`.
         reference, candidate: traces.
+        notes: receives what could not be looked for.
     """
     rows = {row.check: row for row in rows if row.status == FAIL}
     found = []
@@ -55,14 +55,20 @@ def findings(rows: list[Row], reference, candidate) -> list[Finding]:
         told = weights.explain(reference.adapter, candidate.adapter, names)
         found += [Finding(name, f"{says}.") for name, says in told.items()]
     double = all(side.adapter.dtype == "float64" for side in (reference, candidate))  # else rounding hides what is what
+    if "forward" in rows and not double:
+        notes.append("Causes of operations are looked for between copies in float64 only.")
     if "forward" in rows and candidate.parted is not None and double:
         ends = [graph.outputs for graph in candidate.parted.graphs]
         pairs = [(ends[0][name], ends[1][name]) for name in ends[0] if name in ends[1]]
         known = {finding.name.partition("/")[0] for finding in found}
-        with contextlib.suppress(Exception):  # a stranger's operation may fail in any way; where they part was told
+        try:
             places = explain(candidate.parted, (reference.adapter, candidate.adapter), pairs)
-            # What the weights or settings of a layer explain needs no second cause.
-            found += [f for f in places if f.says or not any(f.name.startswith(layer) for layer in known)]
+        except Exception as error:  # a stranger's operation may fail in any way; where they part was told
+            text = str(error).strip()
+            notes.append(f"Causes were not found out ({type(error).__name__}: {text.splitlines()[0] if text else ''}).")
+            places = []
+        # What the weights or settings of a layer explain needs no second cause.
+        found += [f for f in places if f.says or not any(f.name.startswith(layer) for layer in known)]
     return found
 
 

@@ -117,11 +117,10 @@ def _region(graph: Graph, partners: dict, outputs) -> list[Node]:
             continue
         seen.add(value)
         node = graph.producers.get(value)
-        if node is not None and all(node is not other for other in found):
+        if node is not None:
             found.append(node)
             pending += node.inputs
-    order = {id(node): place for place, node in enumerate(graph.nodes)}
-    return sorted(found, key=lambda node: order[id(node)])
+    return graph.in_order(found)
 
 
 def _front(graph: Graph, partners: dict, region: list[Node]) -> list[Node]:

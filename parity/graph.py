@@ -76,11 +76,14 @@ class Graph:
             node = self.producers.get(value)
             if node is None:
                 return None
-            if node not in found:
-                found.append(node)
-                pending += node.inputs
-        order = {id(node): place for place, node in enumerate(self.nodes)}
-        return sorted(found, key=lambda node: order[id(node)])
+            found.append(node)
+            pending += node.inputs
+        return self.in_order(found)
+
+    def in_order(self, nodes: Iterable[Node]) -> list[Node]:
+        """Operations, each once, in the order in which they were done."""
+        wanted = {id(node) for node in nodes}
+        return [node for node in self.nodes if id(node) in wanted]
 
     def rerun(self, start: dict[int, np.ndarray], target: int) -> np.ndarray | None:
         """The target computed anew from other arrays for some values; None if it needs more than those."""

@@ -100,8 +100,7 @@ class Partners:
                 if order is not None:
                     self.of[0].setdefault(number, (other, order))
                     if other not in self.of[1]:
-                        back = alike(second.values[other], value, tolerance)
-                        self.of[1][other] = (number, back or (lambda x, shape=value.shape: x.reshape(shape)))
+                        self.of[1][other] = (number, _inverse(order, value.shape))
 
     def has(self, side: int, array: np.ndarray) -> bool:
         """Whether a side has a value that is equal to an array, and not by chance, as zeros are."""
@@ -114,6 +113,18 @@ class Partners:
             and alike(array, self.graphs[side].values[number], self.tolerance) is not None
             for number, (size, other) in enumerate(self._prints[side])
         )
+
+
+def _inverse(order, shape: tuple[int, ...]):
+    """The function that undoes an order of arrays of some shape."""
+
+    def back(array):
+        places = order(np.arange(array.size).reshape(shape)).ravel()
+        found = np.empty(array.size, array.dtype)
+        found[places] = array.ravel()
+        return found.reshape(shape)
+
+    return back
 
 
 def rearrangement(array: np.ndarray, other: np.ndarray, tolerance: float = 0.0) -> tuple[str, np.ndarray] | None:

@@ -1,16 +1,11 @@
 """The graph of a Keras model's pass: every operation that TensorFlow did eagerly, and the layer that asked for it."""
 
 import contextlib
-import linecache
-import os
-import sys
 
 import numpy as np
 
+from parity.adapters.source import calling_line
 from parity.graph import Graph, Node
-
-_FRAMEWORKS = tuple(os.path.join("site-packages", name) + os.sep for name in ("tensorflow", "keras"))
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def record(layers, calling, tensors, run) -> Graph:
@@ -62,7 +57,9 @@ def record(layers, calling, tensors, run) -> Graph:
             ]
             return [_array(t) for t in execute.quick_execute(title, len(made), new, attributes, context.context())]
 
-        recorded.nodes.append(Node(stack[-1] if stack else "", title, _caller(), tuple(given), made, rerun))
+        recorded.nodes.append(
+            Node(stack[-1] if stack else "", title, calling_line("tensorflow", "keras"), tuple(given), made, rerun)
+        )
         return None
 
     def entered(name, call):
@@ -91,21 +88,3 @@ def record(layers, calling, tensors, run) -> Graph:
 def _array(tensor) -> np.ndarray:
     array = np.asarray(tensor.numpy()) if hasattr(tensor, "numpy") else np.asarray(tensor)
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-
-
-def _caller() -> str:
-    """File, line and text of the innermost line outside of Keras, TensorFlow and this package."""
-    frame, deep = sys._getframe(1), False
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if path.startswith(_OWN):
-            if deep:
-                return ""
-        elif any(part in path for part in _FRAMEWORKS):
-            deep = True
-        elif not path.startswith("<"):
-            return (
-                f"{os.path.basename(path)}:{frame.f_lineno}  {linecache.getline(path, frame.f_lineno).strip()}".rstrip()
-            )
-        frame = frame.f_back
-    return ""

@@ -1,15 +1,9 @@
 """The graph of a torch module's pass: every function that it called, with the line that called it."""
 
-import linecache
-import os
-import sys
-
 import numpy as np
 
+from parity.adapters.source import calling_line
 from parity.graph import Graph, Node
-
-_FRAMEWORK = os.path.join("site-packages", "torch") + os.sep
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def record(adapter, run) -> Graph:
@@ -66,7 +60,9 @@ def record(adapter, run) -> Graph:
 
         name = function.__self__ if getattr(function, "__name__", "") == "__get__" else function
         title = getattr(name, "__name__", str(name)).strip("_")
-        graph.nodes.append(Node(stack[-1] if stack else "", title, _caller(), tuple(given), tuple(made), run))
+        graph.nodes.append(
+            Node(stack[-1] if stack else "", title, calling_line("torch"), tuple(given), tuple(made), run)
+        )
 
     class Recorder(TorchFunctionMode):
         def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -137,20 +133,3 @@ def _array(tensor) -> np.ndarray:
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     return tensor.to(torch.float32).cpu().numpy() if tensor.dtype == torch.bfloat16 else tensor.cpu().clone().numpy()
-
-
-def _caller() -> str:
-    """File, line and text of the innermost line outside of torch and of this package."""
-    frame, deep = sys._getframe(1), False
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if path.startswith(_OWN):
-            if deep:
-                return ""  # a layer of torch's own was called by nobody but us
-        elif _FRAMEWORK in path:
-            deep = True
-        elif not path.startswith("<"):
-            text = linecache.getline(path, frame.f_lineno).strip()
-            return f"{os.path.basename(path)}:{frame.f_lineno}  {text}".rstrip()
-        frame = frame.f_back
-    return ""

@@ -1,6 +1,8 @@
 """Where branches meet: other tensors are added, multiplied or joined, or in another order."""
 
-from parity.causes.scene import Cause, Scene
+import numpy as np
+
+from parity.causes.scene import Cause, Scene, canonical, fits, nearest
 from parity.graph import Graph, Node
 
 SUMS = {"add", "addv2", "iadd", "radd", "addn"}
@@ -16,8 +18,12 @@ def find(scene: Scene) -> Cause | None:
         if all(node.title.lower() in group for node in sides):
             return _other_tensors(scene, sides, word)
     if all(node.title.lower() in SUMS | PRODUCTS | DIFFERENCES for node in sides):
-        names = [_word(node) for node in sides]
-        return Cause(f"the reference {names[0]} where the candidate {names[1]}.", scene.before, 0.0)
+        words = [_word(node) for node in sides]
+        values = [scene.graphs[1].values[value] for value in sides[1].inputs]
+        made = _calculated(words[0], values)
+        if fits(made, scene.made[0][:1]):
+            says = f"the reference {words[0]} where the candidate {words[1]}."
+            return Cause(says, scene.before, nearest(made, scene.made[0][:1]))
     joined = [_joined_before(graph, node) for graph, node in zip(scene.graphs, sides, strict=True)]
     if None not in joined:
         return _other_tensors(scene, joined, "joins")
@@ -27,6 +33,16 @@ def find(scene: Scene) -> Cause | None:
 def _word(node: Node) -> str:
     title = node.title.lower()
     return "adds" if title in SUMS else "multiplies" if title in PRODUCTS else "subtracts"
+
+
+def _calculated(word: str, values: list[np.ndarray]) -> np.ndarray | None:
+    """What comes of doing that with arrays; None where their shapes or their number do not go with it."""
+    if len(values) != 2:
+        return None
+    try:
+        return {"adds": np.add, "multiplies": np.multiply, "subtracts": np.subtract}[word](*values)
+    except ValueError:
+        return None
 
 
 def _joined_before(graph: Graph, node: Node) -> Node | None:
@@ -56,10 +72,30 @@ def _other_tensors(scene: Scene, nodes, word: str) -> Cause | None:
     names = [_names(scene.graphs[0], values) for values in (theirs, ours)]
     if names[0] == names[1]:
         return None
+    after = _cured(scene, nodes[1], theirs, word)
+    if after is None:
+        return None
     twice = ", twice" if len(ours) == 1 else ""
     told = "in another order" if sorted(theirs_in_candidate) == sorted(ours_in_candidate) else "other tensors"
     return Cause(f"the candidate {word} {told}: the reference's come from {names[0]}, the candidate's from "
-                 f"{names[1]}{twice}.", scene.before, 0.0)  # fmt: skip
+                 f"{names[1]}{twice}.", scene.before, after)  # fmt: skip
+
+
+def _cured(scene: Scene, node: Node, theirs: list[int], word: str) -> float | None:
+    """How far the candidate is from the reference with its own copies of the reference's tensors; None if not near."""
+    graph, partners = scene.graphs[1], scene.partners.of[0]
+    values = [graph.values[partners[value][0]] for value in theirs]
+    if word == "joins":
+        if len(values) != len(node.inputs):
+            return None
+        start = {n: graph.values[n] for n in graph.sources} | dict(zip(node.inputs, values, strict=True))
+        made, targets = graph.rerun(start, scene.ends[1]), scene.made[0][-1:]
+    else:
+        made, targets = _calculated(word, values), scene.made[0][:1]
+    if made is None:
+        return None
+    made = canonical(graph.framework, made)
+    return nearest(made, targets) if fits(made, targets) else None
 
 
 def _names(graph: Graph, values) -> str:

@@ -32,14 +32,18 @@ def _ratio(expected, found):
     ratio = float((expected * found).sum()) / norm if norm else 0.0
     if abs(ratio) < 1e-12 or abs(ratio - 1) < 1e-9 or distance(found * ratio, expected) > EXACT:
         return None
-    width = 1 / ratio**2
-    name = next(
-        (text for value, text in FACTORS.items() if abs(1 / ratio - value) < 1e-6 * abs(value)), f"{1 / ratio:.6g}"
-    )
-    if name == f"{1 / ratio:.6g}" and abs(width - round(width)) < 1e-6 * width and 1 < round(width) < 4096:
-        name = f"1/sqrt({round(1 / width)})" if width < 1 else f"sqrt({round(width)})"
-        name = f"1/sqrt({round(ratio**2)})" if abs(ratio**2 - round(ratio**2)) < 1e-6 * ratio**2 else name
-    return f"the candidate's numbers are {name} times the reference's throughout.", found * ratio
+    return f"the candidate's numbers are {_number(1 / ratio)} times the reference's throughout.", found * ratio
+
+
+def _number(factor: float) -> str:
+    """A factor as people write it: 255, 1/sqrt(64), or its digits."""
+    known = next((text for value, text in FACTORS.items() if abs(factor - value) < 1e-6 * abs(value)), None)
+    if known is not None:
+        return known
+    for square, text in ((factor**2, "sqrt({})"), (factor**-2, "1/sqrt({})")):
+        if factor > 0 and 2 <= round(square) <= 4096 and abs(square - round(square)) < 1e-6 * square:
+            return text.format(round(square))
+    return f"{factor:.6g}"
 
 
 def _offset(expected, found):

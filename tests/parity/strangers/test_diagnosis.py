@@ -321,3 +321,47 @@ def test_outputs_in_another_axis_order():
     assert report.passed, report
     assert any("time first" in note for note in report.notes)
     assert row(report, "gradients").status == "ok"
+
+
+def test_rows_that_no_input_names_can_not_be_exchanged():
+    """The right numbers in another order, and outputs that agree because nobody looked there."""
+    keras.utils.set_random_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e, self.fc = nn.Embedding(10, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.fc(self.e(x))
+
+    original, inputs = Net(), keras.Input((3,), dtype="int32")
+    port = keras.Model(inputs, L.Dense(3, name="fc")(L.Embedding(10, 4, name="e")(inputs)))
+    parity.torch_to_keras(original, port)
+    table = port.get_layer("e").embeddings.numpy()
+    table[[8, 9]] = table[[9, 8]]
+    port.get_layer("e").embeddings.assign(table)
+    report = parity.compare(original, port, np.random.default_rng(0).integers(0, 8, (4, 3)))
+    assert str(report).startswith("Outputs agree")
+    assert (report.first_failure.check, report.first_failure.first_divergence) == ("weights", "e")
+
+
+def test_shuffled_channels_are_one_value_in_both_orders():
+    """Two axes stand apart that no single move brings together: the way back is the order undone."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)
+
+        def forward(self, x):
+            y = self.a(x)
+            n, c, h, w = y.shape
+            return self.b(y.view(n, 2, 3, h, w).transpose(1, 2).reshape(n, c, h, w))
+
+    inputs = keras.Input((5, 7, 3))
+    x = ops.reshape(L.Conv2D(6, 1, name="a")(inputs), (-1, 5, 7, 2, 3))
+    x = ops.reshape(ops.transpose(x, (0, 1, 2, 4, 3)), (-1, 5, 7, 6))
+    port = keras.Model(inputs, L.Conv2D(4, 1, name="b")(x))
+    report = parity.compare(Net(), port, random(2, 5, 7, 3), transfer=True)
+    assert report.passed, report
