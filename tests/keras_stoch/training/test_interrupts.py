@@ -19,6 +19,14 @@ from keras_stoch.training.interrupts import Interruption, Terminated
 from tests.keras_stoch.small import RECIPE, build, injected, rows, started, train_slowly, weights
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Ctrl-C is heard, as in a terminal; what a shell starts in the background ignores it, and `fit` respects that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Signal(keras.callbacks.Callback):
     """Sends this process a signal at a batch of training, or at the beginning of an epoch."""
 
