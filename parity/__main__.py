@@ -7,6 +7,7 @@ wrong.
 import argparse
 import importlib
 import os
+import shlex
 import sys
 
 import parity  # sets the environment before Keras is imported
@@ -64,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--explain", action="store_true", help="every place at which they part, on both sides, and its cause"
     )
+    compare.add_argument("--out", metavar="DIR", help="write report.html, report.json and depth.svg there")
     compare.add_argument("--seed", type=int, default=0)
     compare.set_defaults(handler=run_compare)
 
@@ -139,7 +141,14 @@ def run_compare(arguments) -> int:
         for finding in report.causes:
             print(f"\n{finding.name}" if finding.place is None else f"\n{finding.name}: {finding.place}")
             print(f"  {finding.says or 'no cure that was tried heals it'}")
+    if arguments.out:
+        print(report.write(arguments.out, command_line()))
     return {"ok": 0, "FAIL": 1}.get(report.status, 2)
+
+
+def command_line() -> str:
+    """How this process was called, for the record."""
+    return shlex.join(["python", "-m", "parity", *sys.argv[1:]])
 
 
 def _made(shapes: list[str], seed: int, scale: float):

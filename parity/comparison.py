@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -18,8 +19,10 @@ from parity.naming import Rules
 from parity.pairing import pair
 from parity.precision import runs, traces
 from parity.reconciliation import reconcile
+from parity.report import page
 from parity.report.terminal import number, table_line
 from parity.rungs import RUNGS, determinism
+from parity.scope import Scope, survey
 from parity.trace import Trace
 from parity.transfer import transfer as transfer_weights
 
@@ -37,6 +40,7 @@ class ComparisonReport:
         notes: what else there is to know: in which type it was compared, and why; what could not be.
         causes: a `diagnosis.Finding` for everything in which the models differ: settings, weights, operations.
         pairs: (reference's name, candidate's name) of layers paired by value or by order, and not by their names.
+        scope: how much of both sides was compared, and the error along the depth; None if nothing was.
     """
 
     rows: list[Row]
@@ -44,6 +48,7 @@ class ComparisonReport:
     notes: list[str] = field(default_factory=list)
     pairs: list[tuple[str, str]] = field(default_factory=list)
     causes: list = field(default_factory=list)
+    scope: Scope | None = None
 
     @property
     def passed(self) -> bool:
@@ -62,8 +67,22 @@ class ComparisonReport:
         """The lowest rung that failed: start here, for what lies above may follow from it."""
         return next((row for row in self.rows if row.status == FAIL), None)
 
+    def write(self, folder, command: str = "") -> Path:
+        """Writes report.html, report.json and depth.svg into a folder, which is made if need be.
+
+        Args:
+            folder: where to.
+            command: what was asked for, for the record.
+
+        Returns:
+            The path of report.html.
+        """
+        return page.write(self, folder, command)
+
     def __str__(self):
         lines = [self._headline(), *(table_line(row) for row in self.rows)]
+        if self.scope is not None:
+            lines.append(str(self.scope))
         if self.pairs:
             shown = ", ".join(f"{a} ~ {b}" for a, b in self.pairs[:PAIRS_SHOWN])
             more = f" and {len(self.pairs) - PAIRS_SHOWN} more" if len(self.pairs) > PAIRS_SHOWN else ""
@@ -189,6 +208,7 @@ def compare(
             report.rows += _climb(*sides, training, notes)
             reconcile(report.rows, *sides[:2])
             report.causes = diagnosis.findings(report.rows, *sides[:2], notes)
+            report.scope = survey(report.rows, *sides[:2], report.causes)
     return report
 
 

@@ -17,6 +17,7 @@ max-width:1240px;padding:24px}
 h1{font-size:26px;margin:0}h2{font-size:19px;margin:36px 0 8px}p{margin:6px 0;max-width:75ch}
 .verdict{border-left:8px solid var(--ok);background:#eef7f1;padding:16px 20px;border-radius:4px}
 .verdict.bad{border-color:var(--bad);background:#fdf0ef}
+.verdict.maybe{border-color:#9a6b00;background:#fdf7e8}
 .dim{color:var(--dim)}
 table{border-collapse:collapse;font-size:13px;margin:8px 0;width:100%}
 th,td{border:1px solid var(--line);padding:4px 8px;text-align:left;vertical-align:top}
@@ -24,12 +25,40 @@ th{background:var(--soft);font-weight:600}
 td.k{white-space:nowrap}
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td.ok{background:#eef7f1;color:var(--ok)}td.bad{background:#fdf0ef;color:var(--bad);font-weight:600}
+td.maybe{background:#fdf7e8;color:#7a5500}
 td.none{color:#b4bec8;text-align:center}
+.card{display:grid;grid-template-columns:11em 1fr;gap:2px 12px;border-left:6px solid var(--ok);background:var(--soft);
+padding:8px 12px;margin:6px 0;border-radius:4px;overflow-wrap:anywhere;font-size:14px}
+.card.bad{border-color:var(--bad);background:#fdf0ef}.card.maybe{border-color:#9a6b00;background:#fdf7e8}
+.card>div:first-child{font-weight:600}.card>div:first-child span{display:block;font-weight:400;font-size:12.5px}
+.cause{border-top:1px solid var(--line);padding:4px 0 8px}.cause h3{margin:10px 0 0;font-size:16px}
+.sides{display:grid;grid-template-columns:1fr 1fr;gap:12px}.sides>div{min-width:0}
+pre{font-size:12.5px;background:var(--soft);padding:8px 10px;border-radius:4px;overflow-x:auto;margin:4px 0;
+white-space:pre-wrap;overflow-wrap:anywhere}
+@media(max-width:700px){body{padding:14px}.sides,.card{grid-template-columns:1fr}figure{overflow-x:auto}
+figure svg{min-width:720px}}
 code{font-size:12.5px;background:var(--soft);padding:1px 4px;border-radius:3px}
 .wide{overflow-x:auto}.pictures img{height:88px;border-radius:4px;margin:0 6px 6px 0}
 figure{margin:10px 0}figure svg{width:100%;height:auto}
 details>summary{cursor:pointer;color:var(--dim);margin:6px 0}
 """
+
+
+def head(title: str) -> str:
+    """The beginning of a page."""
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
+    )
+
+
+def cards(rows) -> str:
+    """Verdicts one below the other, which fit any width: (title, what it is, class, lines of HTML) each."""
+    return "".join(
+        f"<div class='card {kind}'><div>{html.escape(title)}<span class=dim>{html.escape(what)}</span></div>"
+        f"<div>{'<br>'.join(lines)}</div></div>"
+        for title, what, kind, lines in rows
+    )
 
 
 def table(header: str, body: str) -> str:
