@@ -41,6 +41,10 @@ def traces(both, batches, own, float64, tolerance, options, notes) -> tuple:
         elif truth is None and found[1].adapter.dtype == "float64":
             _allow_computed(*found, notes)
             _allow_grain(*found, notes)
+        if truth is not None:
+            sides = (*found, truth)
+            allowed = [e.tolerance for e in judge_sides(*sides, [side.activations for side in sides])]
+            found[1].alike = min([FLOAT32_ALONE, max(allowed, default=FLOAT32_ALONE)])
         _pair_values(*found, notes)
     return (*found, truth)
 

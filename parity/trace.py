@@ -55,6 +55,7 @@ class Trace:
         self.serving = serving
         self.ranges = ranges
         self.unsteady = None  # why training mode can not be compared
+        self.alike = FLOAT32_ALONE  # as a candidate in float32, how far equal values may be apart
         self.missing = []  # as a candidate, outputs that only the reference has
         self.aliases = {}  # own names of outputs to those of the other side
         self.partners = None  # as a candidate, the values that both sides have, see `pair_values`
@@ -184,14 +185,17 @@ def match_outputs(reference: Trace, candidate: Trace) -> list[str]:
 
 
 def pair_values(reference: Trace, candidate: Trace, inputs) -> Partners:
-    """Records every operation of both sides at inference, and finds the values that are equal."""
+    """Records every operation of both sides at inference, and finds the values that are equal.
+
+    In float32 equal is what rounding explains, as far as that was measured (`Trace.alike`).
+    """
     sides = [side.adapter.graph(inputs, draws=side.draws) for side in (reference, candidate)]
     graphs = []
     for side, graph in zip((reference, candidate), sides, strict=True):
         outputs = {side.aliases.get(name, name): number for name, number in graph.outputs.items()}
         graphs.append(replace(graph, outputs=outputs))
     double = all(side.adapter.dtype == "float64" for side in (reference, candidate))
-    return Partners(*graphs, (candidate.tolerance or FLOAT64_TOLERANCE) if double else FLOAT32_ALONE)
+    return Partners(*graphs, (candidate.tolerance or FLOAT64_TOLERANCE) if double else candidate.alike)
 
 
 def is_output(name: str) -> bool:

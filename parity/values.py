@@ -102,15 +102,20 @@ class Partners:
                     if other not in self.of[1]:
                         self.of[1][other] = (number, _inverse(order, value.shape))
 
-    def has(self, side: int, array: np.ndarray) -> bool:
-        """Whether a side has a value that is equal to an array, and not by chance, as zeros are."""
+    def has(self, side: int, array: np.ndarray, apart: float = float("inf")) -> bool:
+        """Whether a side has a value that is equal to an array, and not by chance, as zeros are.
+
+        Args:
+            apart: how far the value is from the array that is known of; equal ones are far nearer.
+        """
+        tolerance = min(self.tolerance, apart / 4)
         if not hasattr(self, "_prints"):
             self._prints = [[(v.size, fingerprint(v)) for v in graph.values] for graph in self.graphs]
         mine = fingerprint(array)
         return varies(array) and any(
             size == array.size
-            and near(mine, other, self.tolerance)
-            and alike(array, self.graphs[side].values[number], self.tolerance) is not None
+            and near(mine, other, tolerance)
+            and alike(array, self.graphs[side].values[number], tolerance) is not None
             for number, (size, other) in enumerate(self._prints[side])
         )
 

@@ -88,7 +88,7 @@ def fault_jobs(names=None, folder: str | None = None, seed: int = 0) -> list[Job
     groups = {}
     for item in trials.chosen(names):
         if item.name not in RUNS:
-            key = "b0 at 64" if item.model == "b0" else f"{item.model} at 64"
+            key = "pairs" if item.pair else "b0 at 64" if item.model == "b0" else f"{item.model} at 64"
             groups.setdefault((key, bool(item.trainer)), []).append(item.name)
     found = []
     for (key, training), chosen in groups.items():

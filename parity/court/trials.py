@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import keras
 import numpy as np
+import torch
 from torch import nn
 
-from parity import images
+from parity import comparison, images
 from parity.court import exhibits, lockstep, study
 from parity.court.ladder import LOCKSTEP_EPOCHS
 from parity.court.mutations import MUTATIONS, RUNS, Mutation
@@ -132,6 +134,20 @@ class LockstepTrial:
         return {"lockstep": lockstep_rung.check(self.reference.cut(len(track.losses)), track)}
 
 
+def judge_pair(item: Mutation) -> dict[str, dict]:
+    """The verdict of `parity.compare` on a pair of strangers with a fault: that of the lowest rung that failed."""
+    keras.utils.set_random_seed(0)
+    torch.manual_seed(0)
+    reference, candidate, inputs, options = item.pair()
+    try:
+        report = comparison.compare(reference, candidate, inputs, transfer=True, **options)
+    except ValueError as error:
+        place = item.layer if item.layer in str(error) else str(error)
+        return {"refused": {"passed": False, "value": None, "first_divergence": place}}
+    row = report.first_failure
+    return {} if row is None else {row.check: row.asdict()}
+
+
 def faulty_runs(plan: study.Plan) -> list[tuple[str, study.Plan]]:
     """Arguments of `study.train_package` for every fault of `RUNS`, by the plan of the correct packages."""
     return [
@@ -173,7 +189,9 @@ def try_mutations(names: list[str], folder: str | None = None, seed: int = 0) ->
     """
     for item in chosen(names):
         start = time.perf_counter()
-        if item.trainer is not None:
+        if item.pair is not None:
+            verdicts = judge_pair(item)
+        elif item.trainer is not None:
             verdicts = _lockstep_trial(seed, folder).judge(item.trainer)
         elif item.optimizer is not None:
             verdicts = {"optimizer": optimizer.check(optimizer.SETTINGS[0], make_optimizer=item.optimizer)}

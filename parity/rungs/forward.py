@@ -66,7 +66,8 @@ def _cut(errors: list[Error], reference: Trace, candidate: Trace, healed: bool) 
         if healed:
             cut[error.name] = HEALS
         elif partners is not None and (
-            partners.has(0, candidate.activations[error.name]) or partners.has(1, reference.activations[error.name])
+            partners.has(0, candidate.activations[error.name], error.value)
+            or partners.has(1, reference.activations[error.name], error.value)
         ):
             cut[error.name] = ELSEWHERE
     return cut

@@ -5,8 +5,8 @@ the lowest rung that must fail, and the layer that this rung must name. `trials`
 `python -m parity mutations` prints the table.
 """
 
-from parity.court.mutations import models, training
+from parity.court.mutations import models, pairs, training
 from parity.court.mutations.registry import MUTATIONS, Mutation
 from parity.court.mutations.training import RUNS
 
-__all__ = ["MUTATIONS", "RUNS", "Mutation", "models", "training"]
+__all__ = ["MUTATIONS", "RUNS", "Mutation", "models", "pairs", "training"]

@@ -18,6 +18,8 @@ class Mutation:
         model: the architecture to break.
         optimizer: a broken optimiser instead of a broken model.
         trainer: breaks a `lockstep.TorchTrainer` in place, instead of a model.
+        pair: makes two models of a stranger's, inputs and arguments for `parity.compare`, which is to find the fault, or
+            on the rung "refused" to refuse to compare, in a sentence with the words of `layer`.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Mutation:
     model: str = "b0"
     optimizer: Callable | None = None
     trainer: Callable | None = None
+    pair: Callable[[], tuple] | None = None
 
 
 MUTATIONS: list[Mutation] = []
@@ -47,6 +50,16 @@ def training_mutation(name: str, layer: str):
 
     def register(function):
         MUTATIONS.append(Mutation(name, "lockstep", layer, trainer=function))
+        return function
+
+    return register
+
+
+def pair_mutation(name: str, rung: str, layer: str):
+    """Registers a function that makes a pair of models with a fault that a careless instrument passes over."""
+
+    def register(function):
+        MUTATIONS.append(Mutation(name, rung, layer, pair=function))
         return function
 
     return register
