@@ -18,8 +18,8 @@ class Mutation:
         model: the architecture to break.
         optimizer: a broken optimiser instead of a broken model.
         trainer: breaks a `lockstep.TorchTrainer` in place, instead of a model.
-        pair: makes two models of a stranger's, inputs and arguments for `parity.compare`, which is to find the fault, or
-            on the rung "refused" to refuse to compare, in a sentence with the words of `layer`.
+        pair: makes two models of a stranger's, inputs and arguments for `parity.compare`, which is to find the fault,
+            or on the rung "refused" to refuse to compare, in a sentence with the words of `layer`.
     """
 
     name: str
