@@ -16,10 +16,10 @@ from PIL import Image
 
 from keras_stoch.data.augment import IDENTITY, affine_matrix, draw_transforms, reduce, transform
 from keras_stoch.data.photographs import Dropped, open_image
+from keras_stoch.data.shards import Shards
 from keras_stoch.files import check_prepared
 
 REMAINDERS = ("keep", "drop", "pad")
-SHUFFLE_BUFFER = 1024  # encoded images, when they come from shards
 
 
 @dataclass
@@ -39,8 +39,9 @@ class Pipeline:
         remainder: of the last batch: "keep" it short, "drop" it, or "pad" it with the first images, in which case
             batches have a third part, weights of 1 and 0.
         source: "files", or "shards" for the TFRecord files of a folder, one split of them. Shards are shuffled by file
-            and within a buffer; their order differs from that of files, the augmentation of each image does not. Every
-            worker reads all shards, and keeps its part.
+            and within blocks; their order differs from that of files, the augmentation of each image does not. A worker
+            reads its own shards alone, so that the number of workers must divide both the number of shards and
+            `batch_size`.
         worker, workers: which part of every batch this process makes.
         replicas: how many equal pieces its part is cut into, one after the other: tf.distribute hands one to each of
             a worker's replicas.
@@ -101,8 +102,6 @@ class Pipeline:
             raise ValueError(
                 "several workers or replicas need batches of equal size: remainder must be 'drop' or 'pad'"
             )
-        if self.workers > 1 and self.source == "shards" and self.remainder == "pad":
-            raise ValueError("shards can not be padded for several workers: remainder must be 'drop'")
         manifest, self._root = read_manifest(self.data, self.root)
         self.rows = manifest if self.split is None else manifest[manifest["split"] == self.split]
         if self.rows.empty:
@@ -116,7 +115,11 @@ class Pipeline:
                 "batch_size"
             )
         self.files = [str(self._root / name) for name in self.rows["file"]]
-        self._shards = self._find_shards() if self.source == "shards" else None
+        if self.source == "shards":
+            if isinstance(self.data, pd.DataFrame) or self.split is None:
+                # Shards hold the targets and the rows of the folder's own manifest, apart for each split.
+                raise ValueError("source='shards' needs a prepared folder as data, and one split of it")
+            self._shards = Shards(self._root, self.split, len(self.rows), self.batch_size, self.workers)
         if self.source == "files":
             missing = [name for name in self.files if not Path(name).is_file()]
             if missing:
@@ -195,40 +198,11 @@ class Pipeline:
         mine = (place // self.batch_size >= start) & (place % self.batch_size // part == self.worker)
         return order[mine], weights[mine]
 
-    def _find_shards(self) -> list[str]:
-        """The TFRecord files of this split."""
-        import tensorflow as tf
-
-        if isinstance(self.data, pd.DataFrame) or self.split is None:
-            # Shards hold the targets and the rows of the folder's own manifest, apart for each split.
-            raise ValueError("source='shards' needs a prepared folder as data, and one split of it")
-        folder = f"{self._root}/shards"
-        names = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
-        names = sorted(n for n in names if n.startswith(f"{self.split}-") and n.endswith(".tfrecord"))
-        if not names:
-            raise ValueError(f"No shards of split {self.split!r} in {_named(self.data)}; prepare with shards=4, say")
-        return [f"{folder}/{name}" for name in names]
-
     def _from_shards(self, number, start, matrices):
         import tensorflow as tf
 
-        shards = self._shards
-        if self.shuffle:
-            shards = [shards[i] for i in np.random.default_rng((self.seed, number, 0)).permutation(len(shards))]
-        dataset = tf.data.TFRecordDataset(shards)
-        if self.shuffle:
-            seed = int(np.random.default_rng((self.seed, number, 2)).integers(2**31))
-            dataset = dataset.shuffle(SHUFFLE_BUFFER, seed=seed, reshuffle_each_iteration=False)
-        part = self.batch_size // self.workers
-        if self.remainder == "pad":
-            ones = dataset.map(lambda record: (record, 1.0))
-            extra = self.steps * self.batch_size - len(self.rows)
-            dataset = ones.concatenate(dataset.repeat().take(extra).map(lambda record: (record, 0.0)))
-        else:
-            dataset = dataset.map(lambda record: (record, 1.0))
-            if self.remainder == "drop":
-                dataset = dataset.take(self.steps * self.batch_size)
-        dataset = dataset.shard(self.workers, self.worker).skip(start * part)
+        seed = self.seed if self.shuffle else None
+        dataset = self._shards.records(*(seed, number, self.steps, start, self.remainder, self.worker, self.workers))
         # A record knows its row of the manifest; the transforms are by position among the rows of this split.
         position = np.zeros(int(self.rows.index.max()) + 1, np.int64)
         position[self.rows.index] = np.arange(len(self.rows))

@@ -115,11 +115,11 @@ def test_shards_give_the_same_augmented_images(tmp_path_factory):
     first, again, later = (whole(Pipeline(folder, **options, source="shards"), epoch) for epoch in (1, 1, 2))
     assert same(first, again)
     assert not same(first, later)
-    halves = [
-        whole(Pipeline(folder, **options | {"remainder": "drop"}, source="shards", worker=n, workers=2), 1)
-        for n in range(2)
+    parts = [
+        whole(Pipeline(folder, **options | {"remainder": "drop"}, source="shards", worker=n, workers=3), 1)
+        for n in range(3)
     ]
-    assert {row.tobytes() for half in halves for row in half[0][0]} == files
+    assert {row.tobytes() for part in parts for row in part[0][0]} == files
 
 
 @pytest.mark.parametrize("high_res", [128, 64, None])
