@@ -1,11 +1,15 @@
 """How fast images arrive, against a plain Pillow + torch DataLoader that does the paper's steps, in the same run.
 
     python benchmarks/input_pipeline.py [--data PREPARED] [--images 256] [--batch 16] [--rounds 5]
+    python benchmarks/input_pipeline.py --workers 1 2 4
 
 The plain loader does for every image what section 4.1.6 says with Pillow's own functions: decode, rotate, scale, flip,
 make the small image, and turn both into float tensors. Without --data, the photographs that ISIC_SAMPLE names are
 prepared into a temporary folder; without either, generated lesions are used. Rounds alternate between the loaders, so
 that what else the machine does hits all of them.
+
+With --workers: the bytes that each of so many workers reads in an epoch, from files and from 16 shards (on Linux, which
+counts them).
 """
 
 import argparse
@@ -61,8 +65,11 @@ def main():
     parser.add_argument("--images", type=int, default=256, help="per round; repeated if there are fewer")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, nargs="+", help="count bytes of so many workers, and no seconds")
     parser.add_argument("--out", default="build/benchmarks/input_pipeline.json")
     options = parser.parse_args()
+    if options.workers:
+        return bytes_read(options)
 
     import pandas as pd
 
@@ -114,6 +121,44 @@ def main():
             print(f"| {name} | {seconds * 1e3:.1f} |")
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     Path(options.out).write_text(json.dumps({"data": described, "rows": results, "steps": steps}, indent=1))
+
+
+def bytes_read(options):
+    """Prints what every worker reads of a prepared folder."""
+    import pandas as pd
+
+    from keras_stoch.data.pipeline import Pipeline
+    from keras_stoch.data.shards import write_shards
+
+    def count() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    with tempfile.TemporaryDirectory() as folder:
+        data, described = prepared(options.data, Path(folder))
+        if not any((data / "shards").glob("train-*")):
+            write_shards(pd.read_csv(data / "manifest.csv", dtype={"image": str}), data, 16)
+
+        def read(source, worker, workers):
+            # The small image alone: what is read does not depend on what is made of it.
+            makes = {"low_res": 64, "high_res": None, "shuffle": True, "remainder": "drop"}
+            begun = count()
+            pipeline = Pipeline(data, batch_size=options.batch, source=source, worker=worker, workers=workers, **makes)
+            for _batch in pipeline.epoch(0):
+                pass
+            return count() - begun
+
+        read("files", 0, 1), read("shards", 0, 1)  # what TensorFlow loads when it is first used
+        print(f"{described}, an epoch of batches of {options.batch}\n")
+        print("| source | workers | MB that a worker reads: least | most | all together |\n|---|---:|---:|---:|---:|")
+        rows = []
+        for source in ("files", "shards"):
+            for workers in options.workers:
+                found = [read(source, worker, workers) / 1e6 for worker in range(workers)]
+                rows.append({"source": source, "workers": workers, "megabytes": found})
+                print(f"| {source} | {workers} | {min(found):.1f} | {max(found):.1f} | {sum(found):.1f} |", flush=True)
+    out = Path(options.out).with_name("bytes_read.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"data": described, "rows": rows}, indent=1))
 
 
 def prepared(data, folder: Path):

@@ -11,8 +11,9 @@ import warnings
 
 import keras_stoch
 from keras_stoch.commands import data, evaluation, models, serving, training
-from keras_stoch.commands.options import Parser, in_options
+from keras_stoch.commands.options import Parser, in_options, load_tensorflow
 from keras_stoch.files import given_command
+from keras_stoch.storage import is_remote
 from keras_stoch.training.interrupts import Terminated
 from keras_stoch.training.recipe import TrainingDiverged
 
@@ -52,6 +53,9 @@ def main(arguments=None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = make_parser().parse_args(arguments)
     token = given_command.set(["keras-stoch", *map(str, arguments)])
+    given = [value for values in vars(options).values() for value in (values if isinstance(values, list) else [values])]
+    if any(isinstance(value, str) and is_remote(value) for value in given):
+        load_tensorflow()  # whose file systems are asked from here on
     goes_on = "; the same command goes on where this one stopped" if options.resumes else ""
     try:
         with _warnings_in_a_line():

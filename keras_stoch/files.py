@@ -12,13 +12,18 @@ import threading
 from importlib import metadata
 from pathlib import Path
 
+from keras_stoch.storage import Remote, as_path, is_remote
+
 # What the command line was given, where it is not the process's own.
 given_command = contextvars.ContextVar("given_command", default=None)
 
 
 def write_atomically(path, content: str | bytes) -> Path:
     """Writes a file whole or not at all."""
-    path = Path(path)
+    path = as_path(path)
+    if isinstance(path, Remote):  # an object is there when all of it is
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         with open(partial, "wb") as file:
@@ -32,17 +37,26 @@ def write_atomically(path, content: str | bytes) -> Path:
 
 
 def check_prepared(folder):
-    """Raises ValueError unless a folder has a manifest. Those in object storage are not asked."""
-    if "://" not in str(folder) and not (Path(folder) / "manifest.csv").is_file():
+    """Raises ValueError unless a folder has a manifest."""
+    if not (as_path(folder) / "manifest.csv").is_file():
         raise ValueError(
             f"{folder} is no prepared folder: there is no manifest.csv. "
             f"`keras-stoch prepare RAW LABELS {folder}` makes one"
         )
 
 
+def of_this_machine(path, what) -> Path:
+    """The path of what is written on this machine alone; ValueError for an address in object storage."""
+    if is_remote(path):
+        raise ValueError(f"{what} written on this machine, and can be copied from there. Received: {as_path(path)}")
+    return Path(path)
+
+
 def check_no_file(folder, what="The folder") -> Path:
     """The path of a folder to write; OSError if it, or one that it is in, is a file."""
-    path = Path(folder)
+    path = as_path(folder)
+    if isinstance(path, Remote):
+        return path
     for part in (path, *path.parents):
         if part.exists():
             if not part.is_dir():
@@ -85,6 +99,8 @@ def full_disk_told():
 def locked(path, busy: str, wait: float = 0.0):
     """Holds the lock file `path`, which ends with the process that holds it, on network file systems too.
 
+    Object storage has no locks: there nothing is held.
+
     Args:
         path: of the file; it stays when the lock is let go.
         busy: what the error says if another process, or another part of this one, holds it.
@@ -94,6 +110,9 @@ def locked(path, busy: str, wait: float = 0.0):
         ValueError: if it is held by another.
         OSError: if it can not be written.
     """
+    if isinstance(path, Remote):
+        yield
+        return
     import filelock
 
     lock = filelock.FileLock(path, timeout=wait)

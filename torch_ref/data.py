@@ -6,17 +6,18 @@ What the two share is the folder and one convention: the order of an epoch is Nu
 
 import csv
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from torch_ref.files import of_this_machine
+
 
 def fold_of(folder, run: int) -> int | None:
     """The fold that run `run` is validated on; None for a folder without folds."""
-    path = Path(folder) / "manifest.csv"
+    path = of_this_machine(folder) / "manifest.csv"
     if not path.is_file():
         raise ValueError(f"{folder} is no prepared folder: there is no manifest.csv")
     with open(path, newline="") as file:
@@ -50,7 +51,7 @@ class PreparedImages(torch.utils.data.Dataset):
     """
 
     def __init__(self, folder, split="train", low_res=224, high_res=1024, augment=False, seed=0, fold=None):
-        self.folder, self.low_res, self.high_res = Path(folder), low_res, high_res
+        self.folder, self.low_res, self.high_res = of_this_machine(folder), low_res, high_res
         self.augment, self.seed = augment, seed
         if not (self.folder / "manifest.csv").is_file():
             raise ValueError(f"{folder} is no prepared folder: there is no manifest.csv")

@@ -4,7 +4,18 @@ import contextlib
 import csv
 import hashlib
 import os
+import re
 from pathlib import Path
+
+
+def of_this_machine(path) -> Path:
+    """The path of a file or folder; ValueError for an address in object storage."""
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):  # pathlib makes one slash of two
+        raise ValueError(
+            f"torch_ref reads and writes folders of this machine; copy or mount what is in object storage, or train "
+            f"with keras_stoch. Received: {path}"
+        )
+    return Path(path)
 
 
 @contextlib.contextmanager

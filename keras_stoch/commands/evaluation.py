@@ -5,7 +5,7 @@ from pathlib import Path
 
 import keras_stoch
 from keras_stoch.commands.options import add_command, load_tensorflow, place_for
-from keras_stoch.files import check_no_file, check_prepared, write_atomically
+from keras_stoch.files import check_no_file, check_prepared, of_this_machine, write_atomically
 from keras_stoch.progress import tell
 from keras_stoch.training.runs import check_run, check_runs
 
@@ -51,7 +51,7 @@ def _evaluate(options):
     check_runs(options.run_folder, passes=options.passes)
     check_prepared(options.data)
     if options.out:
-        check_no_file(options.out)
+        check_no_file(of_this_machine(options.out, "An evaluation is"))
     load_tensorflow()
     found = keras_stoch.evaluate(
         *(options.run_folder, options.data, None if options.split == "all" else options.split),

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from keras_stoch.files import of_this_machine
 from keras_stoch.progress import terminal_muted
 
 
@@ -108,7 +109,7 @@ def load_tensorflow():
 
 def place_for(file) -> Path:
     """The path of a file to be written, in a folder that exists from now on: what is wrong shows before the work."""
-    path = Path(file)
+    path = of_this_machine(file, "A figure or a table is")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ def add_fit(commands):
     )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of the first run")
     command.add_argument("--strategy", default="one", choices=("one", "mirrored", "multiworker"), help="devices to use")
+    command.add_argument("--shards", action="store_true", help="read the folder's TFRecord files, each worker its own")
     command.add_argument("--checkpoint-seconds", type=float, default=300, metavar="S", help="between checkpoints")
     recipe = command.add_argument_group("recipe (the defaults are the paper's)")
     for field in dataclasses.fields(Recipe):
@@ -68,6 +69,7 @@ def _fit(options):
         "runs",
         "seed",
         "strategy",
+        "shards",
         "checkpoint_seconds",
         *(field.name for field in dataclasses.fields(Recipe)),
     )

@@ -4,12 +4,12 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pandas as pd
 
 from keras_stoch.data.splits import manifest_digest
 from keras_stoch.files import cores, sha256
+from keras_stoch.storage import Remote, as_path
 
 COLUMNS = ("hash", "sha256")  # of the manifest, which change with the pixels
 PORTION = 256  # files
@@ -27,15 +27,15 @@ def identify(data, manifest: pd.DataFrame, files: list[str]) -> dict:
         kind ("prepared", "generated", or "table" for a DataFrame), folder, images, malignant, preparation (the settings
         that prepare.json tells, or None), manifest (digest of files, targets and split) and pixels (digest of the
         SHA-256 of every file as the manifest has it, and of their sizes now). Files without a SHA-256 in the manifest
-        are read.
+        are read. In object storage what the manifest says of the pixels is taken as it is.
     """
-    folder = None if isinstance(data, pd.DataFrame) else str(data)
-    remote = folder is not None and "://" in folder
-    preparation = None if folder is None or remote else _preparation(Path(folder))
+    folder = None if isinstance(data, pd.DataFrame) else as_path(data)
+    remote = isinstance(folder, Remote)
+    preparation = None if folder is None else _preparation(folder)
     kind = "generated" if preparation and "synthetic" in preparation else "prepared" if folder else "table"
     return {
         "kind": kind,
-        "folder": folder if remote or folder is None else str(Path(folder).resolve()),
+        "folder": None if folder is None else str(folder.resolve()),
         "images": len(manifest),
         "malignant": int(manifest["target"].sum()),
         "preparation": preparation.get("synthetic", preparation) if preparation else None,
@@ -44,7 +44,7 @@ def identify(data, manifest: pd.DataFrame, files: list[str]) -> dict:
     }
 
 
-def _preparation(folder: Path) -> dict | None:
+def _preparation(folder) -> dict | None:
     """The settings that a folder was prepared with, or the arguments that its lesions were drawn with."""
     try:
         record = json.loads((folder / "prepare.json").read_text())

@@ -7,6 +7,7 @@ seen, and several workers see disjoint parts of the batches that one would have 
 import contextlib
 import io
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from keras_stoch.data.augment import IDENTITY, affine_matrix, draw_transforms, r
 from keras_stoch.data.photographs import Dropped, open_image
 from keras_stoch.data.shards import Shards
 from keras_stoch.files import check_prepared
+from keras_stoch.storage import Remote, as_path, is_remote
 
 REMAINDERS = ("keep", "drop", "pad")
 
@@ -27,7 +29,8 @@ class Pipeline:
     """Batches from a prepared folder.
 
     Args:
-        data: a folder written by `prepare` or `write_lesions`, or the DataFrame of a manifest: columns `file`
+        data: a folder written by `prepare` or `write_lesions`, here or copied to object storage (gs://bucket/folder, or
+            another file system that TensorFlow has); or the DataFrame of a manifest: columns `file`
             (absolute, or relative to `root`) and `target`, and `split` where `split` is asked for.
         split: "train", "validation", or None for all rows.
         batch_size: images of a batch, over all workers.
@@ -120,8 +123,8 @@ class Pipeline:
                 # Shards hold the targets and the rows of the folder's own manifest, apart for each split.
                 raise ValueError("source='shards' needs a prepared folder as data, and one split of it")
             self._shards = Shards(self._root, self.split, len(self.rows), self.batch_size, self.workers)
-        if self.source == "files":
-            missing = [name for name in self.files if not Path(name).is_file()]
+        if self.source == "files" and not isinstance(self._root, Remote):  # where each would be a request
+            missing = [name for name in self.files if not os.path.isfile(name)]
             if missing:
                 raise ValueError(f"{len(missing)} files of {_named(self.data)} are missing, first {missing[0]}")
         self._size = self._image_size()
@@ -259,13 +262,10 @@ class Pipeline:
     def _image_size(self) -> int:
         """Side of the prepared images, from the first; all have the same."""
         if self.source == "files":
-            first = Path(self.files[0]).read_bytes()
+            first = as_path(self.files[0]).read_bytes()
         else:
-            import tensorflow as tf
-
-            with tf.io.gfile.GFile(f"{self._root}/prepare.json", "r") as file:
-                record = json.loads(file.read())
-            return record["settings"]["size"]
+            record = json.loads((self._root / "prepare.json").read_text())
+            return record.get("settings", record.get("synthetic"))["size"]
         try:
             with Image.open(io.BytesIO(first)) as image:
                 width, height = image.size
@@ -286,17 +286,19 @@ def damage_named(files):
 
     Raises:
         ValueError: instead of TensorFlow's InvalidArgumentError, if one of the files is damaged, or has another size
-            than the first.
+            than the first; and if one is missing.
     """
     import tensorflow as tf
 
     try:
         yield
+    except tf.errors.NotFoundError as error:
+        raise ValueError(f"A file of the prepared folder is missing: {error.message.split('; ')[0]}") from error
     except tf.errors.InvalidArgumentError as error:
         sizes = {}
         for file in files:
             try:
-                size = open_image(file).size
+                size = open_image(io.BytesIO(as_path(file).read_bytes()) if is_remote(file) else file).size
             except Dropped as reason:
                 raise ValueError(f"{file} is damaged ({reason}); prepare it again") from error
             sizes.setdefault(size, file)
@@ -320,18 +322,12 @@ def read_manifest(data, root=None) -> tuple[pd.DataFrame, Path]:
         ValueError: if there is none, a column is missing, or a target is not 0 or 1.
     """
     if isinstance(data, pd.DataFrame):
-        manifest, folder = data.reset_index(drop=True), Path(root or ".")
+        manifest, folder = data.reset_index(drop=True), as_path(root or ".")
     elif isinstance(data, str | Path):
-        folder = Path(data)
-        if str(data).startswith(("gs://", "s3://", "hdfs://")):
-            import tensorflow as tf
-
-            with tf.io.gfile.GFile(f"{data}/manifest.csv", "r") as file:
-                manifest = pd.read_csv(io.StringIO(file.read()))
-            folder = _Remote(str(data))
-        else:
-            check_prepared(folder)
-            manifest = pd.read_csv(folder / "manifest.csv", dtype={"image": str, "patient_id": str, "lesion_id": str})
+        folder = as_path(data)
+        check_prepared(folder)
+        table = io.BytesIO((folder / "manifest.csv").read_bytes())
+        manifest = pd.read_csv(table, dtype={"image": str, "patient_id": str, "lesion_id": str})
     else:
         raise ValueError(f"data must be a prepared folder or a DataFrame. Received: {type(data).__name__}")
     missing = [name for name in ("file", "target") if name not in manifest]
@@ -346,13 +342,6 @@ def read_manifest(data, root=None) -> tuple[pd.DataFrame, Path]:
     if "split" not in manifest:
         manifest = manifest.assign(split="train")
     return manifest, folder
-
-
-class _Remote(str):
-    """An address in object storage, which pathlib would take apart."""
-
-    def __truediv__(self, name):
-        return _Remote(f"{self}/{name}")
 
 
 def _named(data) -> str:

@@ -37,7 +37,7 @@ from keras_stoch.data.photographs import (
     sources_of,
 )
 from keras_stoch.data.shards import remove_shards, write_shards
-from keras_stoch.files import cores, locked, versions, write_atomically
+from keras_stoch.files import cores, locked, of_this_machine, versions, write_atomically
 from keras_stoch.progress import progress_bar
 
 FORMATS = {"jpeg": ".jpg", "png": ".png"}
@@ -153,7 +153,7 @@ def prepare(
         raise ValueError(f"shards must be 0 or a positive integer. Received: {shards!r}")
     # All that can be wrong with the arguments shows before hours of work.
     split_images([0, 1], [0, 1], split=split, validation=validation, seed=seed)
-    raw, out = Path(raw), Path(out)
+    raw, out = Path(raw), of_this_machine(out, "A prepared folder is")
     label_files(labels)
     check_folder(raw)
     if raw.resolve().is_relative_to(out.resolve()):

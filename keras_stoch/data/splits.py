@@ -1,13 +1,12 @@
 """A prepared folder divided as studies are: training, validation and test, or k folds, by group and stratified."""
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from keras_stoch.data.audit import split_images
-from keras_stoch.files import check_prepared, locked, write_atomically
+from keras_stoch.files import check_prepared, locked, of_this_machine, write_atomically
 
 FOLD, TEST = "fold", "test"
 
@@ -44,10 +43,8 @@ def split(prepared, *, folds: int | None = None, validation: float = 0.2, test: 
             raise ValueError(f"{name} must be a share of {least} and less than 1. Received: {value!r}")
     if folds is None and validation + test >= 1:
         raise ValueError(f"validation and test leave nothing to train on. Received: {validation} and {test}")
-    if "://" in str(prepared):
-        raise ValueError(f"A folder is divided where it is written, on this machine. Received: {prepared}")
-    check_prepared(prepared)
-    folder = Path(prepared)
+    folder = of_this_machine(prepared, "A prepared folder is")
+    check_prepared(folder)
     if any((folder / "shards").glob("*.tfrecord")):
         raise ValueError(f"{folder} has shards, which are cut along its split; prepare it again without them")
     with locked(folder / ".lock", f"{folder} is being prepared by another process"):

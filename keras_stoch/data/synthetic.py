@@ -21,7 +21,7 @@ from scipy import fft
 
 from keras_stoch.data.audit import check_split, split_images
 from keras_stoch.data.prepare import MANIFEST_COLUMNS
-from keras_stoch.files import cores, locked, sha256, write_atomically
+from keras_stoch.files import cores, locked, of_this_machine, sha256, write_atomically
 from keras_stoch.progress import progress_bar
 
 WAVELENGTHS = (3.0, 4.5)  # pixels; independent of the size of the image
@@ -115,7 +115,7 @@ def write_lesions(
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 10:
         raise ValueError(f"count must be an integer of at least 10. Received: {count!r}")
-    out = Path(out)
+    out = of_this_machine(out, "A prepared folder is")
     record = json.dumps(
         {
             "synthetic": dict(

@@ -15,7 +15,8 @@ from keras_stoch.evaluation.metrics import CALIBRATED, ECE_BINS, TITLES, measure
 from keras_stoch.evaluation.page import write_page
 from keras_stoch.evaluation.scores import Members
 from keras_stoch.evaluation.subgroups import by_subgroup, told_uncertainty, uncertainty
-from keras_stoch.files import write_atomically
+from keras_stoch.files import of_this_machine, write_atomically
+from keras_stoch.storage import as_path
 
 
 @dataclass
@@ -140,7 +141,7 @@ class Evaluation:
 
     def save(self, folder) -> Path:
         """Writes predictions.csv, roc.csv, subgroups.csv, evaluation.json and the page evaluation.html."""
-        folder = Path(folder)
+        folder = of_this_machine(folder, "An evaluation is")
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in (
             ("predictions", self.images.drop(columns=["hash", "sha256"], errors="ignore")),
@@ -223,7 +224,7 @@ def evaluate(
     targets = images["target"].to_numpy()
     if len(set(targets)) < 2:
         raise ValueError(f"A ROC curve needs both classes. Received: {len(targets)} images with target {targets[0]}")
-    place = "a DataFrame" if isinstance(data, pd.DataFrame) else str(Path(data).absolute())
+    place = "a DataFrame" if isinstance(data, pd.DataFrame) else str(as_path(data).absolute())
     stored = None
     if calibrate is not None:
         chosen_on = None if calibrate == "all" else calibrate

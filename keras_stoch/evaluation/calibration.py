@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from scipy.special import expit
 
 from keras_stoch.evaluation.metrics import Measures, equal_mass_bins, equal_width_bins
 from keras_stoch.files import write_atomically
+from keras_stoch.storage import as_path
 
 TEMPERATURES = (0.01, 100.0)  # where the search ends
 COLUMNS = ("image", "file", "target", "group", "hash", "logit")
@@ -183,7 +183,7 @@ def calibrate(images: pd.DataFrame, *, sensitivity=None, specificity=None, data,
 
 def save_calibration(folder, calibration: Calibration, images: pd.DataFrame):
     """Stores a calibration in the folder of a run, with the images it was made on."""
-    folder = Path(folder)
+    folder = as_path(folder)
     table = images.reindex(columns=COLUMNS).to_csv(index=False, lineterminator="\n")
     write_atomically(folder / "calibration.csv", table)
     # The digest tells that both files are of one calibration: a kill may come between them.
@@ -201,7 +201,7 @@ def load_calibration(folder, weights: str | None = None) -> tuple[Calibration, p
     Raises:
         ValueError: if it was made for other weights, or its two files do not belong together.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     if not (folder / "calibration.json").is_file():
         return None
     again = "`keras-stoch evaluate RUN PREPARED --calibrate validation` makes it anew"
@@ -249,5 +249,5 @@ def weights_digest(*files) -> str:
     """16 hexadecimal digits that tell the weights of one or several files from others."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(hashlib.sha256(Path(file).read_bytes()).digest())
+        digest.update(hashlib.sha256(as_path(file).read_bytes()).digest())
     return digest.hexdigest()[:16]

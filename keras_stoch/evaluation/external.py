@@ -1,6 +1,6 @@
 """External validation: what changes from the images a run was calibrated on to others, with an interval."""
 
-from pathlib import Path
+import io
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from keras_stoch.data.audit import NEAR, image_hash
 from keras_stoch.evaluation.calibration import Calibration
 from keras_stoch.evaluation.metrics import Measures, interval, numbered, resamples
+from keras_stoch.storage import as_path
 
 
 def with_hashes(images: pd.DataFrame, files) -> pd.DataFrame:
@@ -26,7 +27,7 @@ def with_hashes(images: pd.DataFrame, files) -> pd.DataFrame:
         if isinstance(value, str) and value:
             found.append(value)
         else:
-            with Image.open(Path(file)) as image:
+            with Image.open(io.BytesIO(as_path(file).read_bytes())) as image:
                 found.append(image_hash(image).hex())
     return images.assign(hash=found)
 

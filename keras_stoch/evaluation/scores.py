@@ -14,6 +14,7 @@ from keras_stoch.evaluation.calibration import weights_digest
 from keras_stoch.evaluation.metrics import Measures
 from keras_stoch.evaluation.predictions import draw_logits, mean_logit
 from keras_stoch.progress import progress_bar
+from keras_stoch.storage import as_path
 from keras_stoch.training.runs import data_of, loaded, runs_of
 
 
@@ -60,13 +61,13 @@ class Members:
         if not runs:
             raise ValueError("No model was given: name a run, a folder of runs, or several runs")
         given = list(model) if isinstance(model, list | tuple) else [model]
-        self.folder = Path(given[0]) if len(given) == 1 and isinstance(given[0], str | Path) else None
+        self.folder = as_path(given[0]) if len(given) == 1 and isinstance(given[0], str | Path) else None
         self.names = [str(run) if isinstance(run, str | Path) else getattr(run, "name", "model") for run in runs]
         self.models = [loaded(run) for run in runs] if load else []
         self.data = [data_of(run) for run in runs]
         self.weights = ""
         if self.folder is not None:
-            self.weights = weights_digest(*(Path(run) / "best.weights.h5" for run in runs))
+            self.weights = weights_digest(*(as_path(run) / "best.weights.h5" for run in runs))
 
     def score(
         self, data, split, *, root=None, passes: int = 1, batch_size: int = 32, mixed=False, progress=False

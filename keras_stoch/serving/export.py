@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from keras_stoch.data.decoding import MAX_PIXELS
-from keras_stoch.files import check_no_file, replacing
+from keras_stoch.files import check_no_file, of_this_machine, replacing
 from keras_stoch.training.runs import loaded
 
 FORMATS = {"tf_saved_model": "", "keras": ".keras", "onnx": ".onnx", "litert": ".tflite"}
@@ -91,7 +91,7 @@ def check_target(path, format, overwrite=False, *, max_draws=256, max_pixels=MAX
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}. Received: {format!r}")
-    path = Path(path)
+    path = of_this_machine(path, "An export is")
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists already; choose another path, or overwrite=True")
     if path.is_symlink():

@@ -15,7 +15,7 @@ import pandas as pd
 
 from keras_stoch.architectures import get_architecture
 from keras_stoch.data.synthetic import write_lesions
-from keras_stoch.files import write_atomically
+from keras_stoch.files import of_this_machine, write_atomically
 from keras_stoch.training.fit import fit
 from keras_stoch.training.recipe import Recipe, is_int, make_recipe
 from keras_stoch.training.subjects import make_subject
@@ -86,7 +86,7 @@ def run(out="runs/experiment", settings: Experiment | None = None, progress=Fals
         One row per model: runs, mean, minimum and maximum of the best validation AUC, and the final one.
     """
     settings = settings or Experiment()
-    out = Path(out)
+    out = of_this_machine(out, "An experiment is")
     data = write_lesions(
         out / "lesions", settings.images, size=settings.high_res, strength=settings.strength, progress=progress
     )

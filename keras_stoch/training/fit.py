@@ -12,12 +12,12 @@ import math
 import time
 import warnings
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
 from keras_stoch.files import full_disk_told
 from keras_stoch.progress import duration, progress_bar, tell
+from keras_stoch.storage import as_path, is_remote
 from keras_stoch.training.engine import Engine
 from keras_stoch.training.holds import check_folder
 from keras_stoch.training.interrupts import Interruption
@@ -39,6 +39,7 @@ def fit(
     strategy="one",
     validation_data=None,
     weights=None,
+    shards=False,
     callbacks=(),
     progress=False,
     checkpoint_seconds=300.0,
@@ -58,7 +59,8 @@ def fit(
             sees what it would have seen. A third part of a batch, a dict with "windows" and "drop_masks", replaces what
             the model would draw; all arrays have a batch axis. All batches are read once to begin with, and checked;
             every pass must give batches of that form.
-        out: folder; each run gets a folder below it, `run-0` and so on, and a row in `results.csv`.
+        out: folder; each run gets a folder below it, `run-0` and so on, and a row in `results.csv`. It may be in object
+            storage (gs://bucket/runs), which has no locks: nothing there keeps another process from the same folder.
         runs: number of runs. Run n has the seed `seed + n`; all have the same split, but in a folder with folds (see
             `keras_stoch.data.splits.split`) run n is validated on fold n and trained on the others.
         run: number of the one run to train, so that several machines share them; all of `runs` by default.
@@ -70,6 +72,8 @@ def fit(
         weights: official weights to start every run from, of a model by name: a `keras.applications` EfficientNet, or
             the `.h5`, `.weights.h5` or `.keras` file of one. Every branch that has the shape for them is given them;
             what was loaded, and what was not, is told and stands in config.json.
+        shards: read the TFRecord files of the folder, which `prepare(shards=)` wrote, instead of its images, and each
+            worker its own. The order of images is another one.
         callbacks: Keras callbacks. What they remember is not part of a checkpoint. A learning rate that they set
             holds for its epoch; a factor that they put on it stays.
         progress: say on stderr what is trained on what, with a line for each epoch, and a bar on a terminal.
@@ -100,6 +104,7 @@ def fit(
         strategy=strategy,
         validation_data=validation_data,
         weights=weights,
+        shards=shards,
         checkpoint_seconds=checkpoint_seconds,
         **recipe,
     )
@@ -116,7 +121,9 @@ def fit(
     from keras_stoch.data.pipeline import damage_named
 
     chief = is_chief(strategy)
-    given = (data, validation_data, recipe, subject, replicas, progress and chief)
+    given = (data, validation_data, recipe, subject, replicas, shards, progress and chief)
+    if is_remote(out):
+        tell(f"{out} is in object storage, which has no locks: let no other process train there", progress and chief)
     source, results = None, []
     for number in numbers:
         if source is None or "fold" in source.identity:
@@ -131,7 +138,7 @@ def fit(
             "strategy": name,
             "replicas": replicas,
         }
-        path = Path(out) / f"run-{number}"
+        path = as_path(out) / f"run-{number}"
         with (
             damage_named(source.files),
             contextlib.closing(RunFolder(path, config) if chief else Spectator(path)) as folder,
@@ -156,6 +163,7 @@ def check_arguments(
     strategy="one",
     validation_data=None,
     weights=None,
+    shards=False,
     checkpoint_seconds=300.0,
     **recipe,
 ) -> Recipe:
@@ -177,13 +185,13 @@ def check_arguments(
         raise ValueError(f"checkpoint_seconds must be a number of at least 0. Received: {checkpoint_seconds!r}")
     check_strategy(strategy)
     check_weights(weights, model)
-    check_place(data, validation_data, out)
+    check_place(data, validation_data, out, shards)
     if isinstance(model, str):
         make_subject(model, recipe, runs)
         known = {"model": {"name": model}, "recipe": asdict(recipe)}
         for number in range(runs) if run is None else [run]:
             alone = isinstance(strategy, str) and strategy != "multiworker"
-            check_folder(Path(out) / f"run-{number}", known | {"seed": seed + number}, alone)
+            check_folder(as_path(out) / f"run-{number}", known | {"seed": seed + number}, alone)
     return recipe
 
 

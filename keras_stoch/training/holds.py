@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from keras_stoch.files import locked
+from keras_stoch.storage import as_path
 
 # What may differ between the command that began a run and the one that goes on with it.
 FREE = ("epochs", "folder", "contents", "source")
@@ -26,7 +27,7 @@ def check_folder(path, known: dict, alone: bool):
     Raises:
         ValueError: as `RunFolder`.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_dir():
         return
     if binds(path):

@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_stoch.files import command_line, full_disk_told, locked, versions, write_atomically
+from keras_stoch.storage import Remote, as_path
 from keras_stoch.training.holds import binds, check_same, differences, held, read_json
 
 CURVES = ("epoch", "train_loss", "val_loss", "train_auc", "val_auc", "learning_rate", "seconds")
@@ -55,8 +56,9 @@ class RunFolder:
     writes = True
 
     def __init__(self, path, config: dict):
-        self.path = Path(path)
+        self.path = as_path(path)
         self.config = json.loads(json.dumps(config))
+        self._waiting = {}
         self.checkpoints = self.path / "checkpoints"
         with self._writable():
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -72,6 +74,7 @@ class RunFolder:
 
     def close(self):
         """Lets another process have the folder."""
+        self._flush()
         self._held.close()
 
     def begin(self, epoch: int, batch: int):
@@ -127,6 +130,7 @@ class RunFolder:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays, position=np.frombuffer(json.dumps(position).encode(), np.uint8))
         data = buffer.getvalue()
+        self._flush()
         name = f"{position['epoch']:06d}-{position['batch']:08d}.npz"
         with self._writable():
             # The digest stands in front: a file that was cut short, or whose bytes have turned, is recognised.
@@ -164,22 +168,35 @@ class RunFolder:
         write_atomically(path, "".join(line + "\n" for line in [",".join(columns), *kept]))
 
     def add_batch(self, epoch: int, batch: int, loss: float):
-        with self._writable(), open(self.path / "batches.csv", "a") as file:
-            file.write(f"{epoch},{batch},{loss!r}\n")
+        self._append("batches.csv", f"{epoch},{batch},{loss!r}\n")
 
     def add_epoch(self, row: dict):
-        with self._writable(), open(self.path / "curves.csv", "a") as file:
-            file.write(",".join(repr(row[name]) for name in CURVES) + "\n")
+        self._append("curves.csv", ",".join(repr(row[name]) for name in CURVES) + "\n")
+        self._flush()
+
+    def _append(self, name: str, line: str):
+        """Adds a line to a table. An object has to be written anew for it, which waits for the next checkpoint."""
+        if isinstance(self.path, Remote):
+            self._waiting[name] = self._waiting.get(name, "") + line
+        else:
+            with self._writable(), open(self.path / name, "a") as file:
+                file.write(line)
+
+    def _flush(self):
+        with self._writable():
+            for name, lines in self._waiting.items():
+                write_atomically(self.path / name, (self.path / name).read_bytes() + lines.encode())
+        self._waiting = {}
 
     def curves(self) -> list[dict]:
         """The rows of curves.csv, numbers as numbers."""
-        with open(self.path / "curves.csv", newline="") as file:
-            return [{k: float(v) if k != "epoch" else int(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        rows = csv.DictReader((self.path / "curves.csv").read_text().splitlines())
+        return [{k: float(v) if k != "epoch" else int(v) for k, v in row.items()} for row in rows]
 
     def save_weights(self, model, name: str):
         """Writes {name}.weights.h5 whole or not at all, without the optimiser, which checkpoints hold."""
         optimizer, model.optimizer = model.optimizer, None
-        file = _Weights()  # HDF5 that can not write to a disk ends the process later
+        file = _InMemory()  # HDF5 that can not write to a disk ends the process later
         try:
             model.save_weights(file)
         finally:
@@ -200,14 +217,14 @@ class RunFolder:
         rows = pd.DataFrame([{"run": self.path.name} | result])
         with self._writable(), locked(path.with_name(".results.lock"), f"{path} is held by another process", wait=60):
             if path.exists():
-                before = pd.read_csv(path)
+                before = pd.read_csv(io.BytesIO(path.read_bytes()))
                 rows = pd.concat([before[before["run"] != self.path.name], rows]).sort_values("seed", kind="stable")
             write_atomically(path, rows.to_csv(index=False, lineterminator="\n"))
             # Last, for it says that all is done.
             write_atomically(self.path / "result.json", json.dumps(result | {"asked": asked}, indent=1) + "\n")
 
 
-class _Weights(io.BytesIO):
+class _InMemory(io.BytesIO):
     """A file of weights in memory, with the name that Keras asks of one."""
 
     def __str__(self):
@@ -224,7 +241,7 @@ class Spectator(RunFolder):
     writes = False
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path = as_path(path)
         self.checkpoints = self.path / "checkpoints"
         self.rows = []
         self.contents = None
@@ -255,8 +272,15 @@ def load_run(folder, which="best"):
     from keras_stoch.models import create_model
 
     model = create_model(config["name"], **config["arguments"])
-    model.load_weights(Path(folder) / f"{which}.weights.h5")
+    with open_weights(as_path(folder) / f"{which}.weights.h5") as file:
+        model.load_weights(file)
     return model
+
+
+@contextlib.contextmanager
+def open_weights(path):
+    """What `load_weights` takes: the path of a file, or in memory what an object holds."""
+    yield _InMemory(path.read_bytes()) if isinstance(path, Remote) else path
 
 
 def check_run(folder, which="best", passes: int = 1) -> dict:
@@ -272,7 +296,7 @@ def check_run(folder, which="best", passes: int = 1) -> dict:
     Raises:
         ValueError: as `load_run`, and for several passes of a model that draws no windows.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     if which not in ("best", "last"):
         raise ValueError(f"which must be 'best' or 'last'. Received: {which!r}")
     if not (folder / "config.json").is_file():
@@ -303,15 +327,15 @@ def runs_of(model) -> list:
     """A folder of runs as those runs, in order, a list likewise; everything else as the one it is."""
     if isinstance(model, list | tuple):
         return [run for one in model for run in runs_of(one)]
-    if not isinstance(model, str | Path) or (Path(model) / "config.json").is_file():
+    if not isinstance(model, str | Path) or (as_path(model) / "config.json").is_file():
         return [model]
-    inside = [path.parent for path in Path(model).glob("run-*/config.json")]
+    inside = [path.parent for path in as_path(model).glob("run-*/config.json")]
     return sorted(inside, key=lambda path: (len(path.name), path.name)) or [model]
 
 
 def data_of(run) -> dict:
     """What config.json says of the data of a run; {} for what is no run."""
-    config = read_json(Path(run) / "config.json") if isinstance(run, str | Path) else None
+    config = read_json(as_path(run) / "config.json") if isinstance(run, str | Path) else None
     return (config or {}).get("data") or {}
 
 

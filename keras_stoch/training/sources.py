@@ -32,11 +32,11 @@ class Source:
     files: tuple[str, ...] = ()
 
 
-def check_place(data, validation_data, out):
+def check_place(data, validation_data, out, shards=False):
     """What can be known of the data and the folder to write without TensorFlow, and without reading them.
 
     Args:
-        data, validation_data, out: as `fit` takes them.
+        data, validation_data, out, shards: as `fit` takes them.
 
     Raises:
         ValueError: for data that are not named or not there, or an `out` that is no folder.
@@ -51,6 +51,10 @@ def check_place(data, validation_data, out):
             raise ValueError("validation_data goes with a Dataset; a prepared folder holds its own validation split")
         if not _is_generated(data):
             check_prepared(data)
+    if not isinstance(shards, bool):
+        raise ValueError(f"shards must be True or False. Received: {shards!r}")
+    if shards and (not isinstance(data, str | Path) or _is_generated(data)):
+        raise ValueError("shards=True needs a prepared folder that has shards as data")
     check_no_file(out, "The run's folder")
 
 
@@ -60,7 +64,14 @@ def _is_generated(data) -> bool:
 
 
 def make_source(
-    data, validation_data, recipe: Recipe, subject: Subject, replicas: int, progress=False, run: int = 0
+    data,
+    validation_data,
+    recipe: Recipe,
+    subject: Subject,
+    replicas: int,
+    shards: bool = False,
+    progress: bool = False,
+    run: int = 0,
 ) -> Source:
     """Checks all that can be known of the data beforehand, and makes a `Source` of them.
 
@@ -69,6 +80,7 @@ def make_source(
         recipe: `Recipe`.
         subject: `Subject`, that will be trained.
         replicas: number that every batch must be divisible by.
+        shards: read the TFRecord files of a prepared folder.
         progress: show a bar while lesions are drawn.
         run: number of the run, which decides on its fold where the folder has folds.
 
@@ -116,13 +128,18 @@ def make_source(
     seen = manifest[manifest["split"].isin(["train", "validation"])]
     check_split(seen["target"].to_numpy(), (seen["split"] == "validation").to_numpy())
     table, root = (data, None) if fold is None else (manifest, folder)
+    made = {}
     common = {"batch_size": recipe.batch_size, "low_res": low_res, "high_res": high_res}
+    common["source"] = "shards" if shards else "files"
 
     def pipeline(split, context=None, seed=0, **options):
         if context is not None:
             local = context.num_replicas_in_sync // context.num_input_pipelines
             options |= {"worker": context.input_pipeline_id, "workers": context.num_input_pipelines, "replicas": local}
-        return Pipeline(table, split, **common, seed=seed, root=root, **options)
+        key = (split, seed, *options.items())
+        if key not in made:  # read and checked once, and not in every epoch
+            made[key] = Pipeline(table, split, **common, seed=seed, root=root, **options)
+        return made[key]
 
     training = {"augment": recipe.augment, "shuffle": True, "remainder": "drop"}
     watching = {"augment": recipe.augment_validation, "remainder": "pad"}
@@ -141,6 +158,8 @@ def make_source(
     counts = [f"{len(side.targets)} ({int(side.targets.sum())} malignant)" for side in both]
     if fold is not None:
         identity["fold"] = fold
+    if shards:
+        identity["shards"] = True  # in which images have another order
     told = f"fold {fold}, " if fold is not None else ""
     told += (
         f"{identity['kind']} images of {identity['folder'] or 'a table'}: {counts[0]} for training, {counts[1]} for "

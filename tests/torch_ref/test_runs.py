@@ -179,3 +179,10 @@ def test_a_damaged_image_and_one_of_another_size_are_named(copied, tmp_path, pos
     path.unlink()
     with pytest.raises(ValueError, match=f"1 files of .* are missing, first .*{path.name}"):
         fit("tiny", data, tmp_path / "new", **OPTIONS)
+
+
+@pytest.mark.parametrize("kind", [str, pathlib.Path])
+def test_object_storage_is_refused_in_words(lesions, tmp_path, kind):
+    for data, out in ((kind("gs://bucket/prepared"), tmp_path), (lesions, kind("gs://bucket/runs"))):
+        with pytest.raises(ValueError, match=r"torch_ref reads and writes folders of this machine; .* Received: gs:/"):
+            fit("b0", data, out, epochs=1, batch_size=8, low_res=32)

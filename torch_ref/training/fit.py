@@ -19,6 +19,7 @@ import torch
 
 from torch_ref.architectures import get_architecture
 from torch_ref.checkpoints import load_official_weights, read_official_weights
+from torch_ref.files import of_this_machine
 from torch_ref.models import create_model
 from torch_ref.training.engine import train_step, validation_step
 from torch_ref.training.optimizer import make_optimizer
@@ -127,7 +128,7 @@ def _draws_seed(seed, strategy: Strategy) -> int:
 
 def _run(name, data, out, run, recipe, seed, official, num_workers, strategy: Strategy, progress) -> dict:
     """One run: what is known of it, and what comes of it."""
-    path = Path(out) / f"run-{run}"
+    path = of_this_machine(out) / f"run-{run}"
     net, began = _model(name, recipe, seed, official, strategy)
     source = make_source(name, data, recipe, seed, num_workers, strategy, run)
     config = {"model": name, "recipe": asdict(recipe), "data": source.identity, "seed": seed}

@@ -107,7 +107,7 @@ def test_what_can_not_be_divided_is_left_as_it_is(prepared, options, message):
 def test_shards_and_other_folders_are_refused(prepared, tmp_path):
     with pytest.raises(ValueError, match="is no prepared folder"):
         split(tmp_path / "none", folds=2)
-    with pytest.raises(ValueError, match="A folder is divided where it is written"):
+    with pytest.raises(ValueError, match="A prepared folder is written on this machine, and can be copied"):
         split("gs://bucket/prepared", folds=2)
     (prepared / "shards").mkdir()
     (prepared / "shards" / "train-00000-of-00001.tfrecord").touch()
