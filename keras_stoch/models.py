@@ -13,10 +13,10 @@ HIGH_RES = "high_res"
 
 
 @keras.saving.register_keras_serializable("keras_stoch")
-class EfficientNet(keras.Model):
+class StochasticModel(keras.Model):
     """A functional model whose random draws can be injected.
 
-    Made by `create_model`. It is called, trained, saved and loaded like any functional Keras model.
+    It is called, trained, saved and loaded like any functional Keras model.
 
     Call arguments:
         inputs: pixel values from 0 to 255, (B, H, W, 3); a dict of "low_res" and "high_res" for
@@ -39,6 +39,11 @@ class EfficientNet(keras.Model):
             raw = declared.name == HIGH_RES and whole
             converted.append(keras.ops.convert_to_tensor(x, None if raw else declared.dtype))
         return converted
+
+
+@keras.saving.register_keras_serializable("keras_stoch")
+class EfficientNet(StochasticModel):
+    """A `StochasticModel` made by `create_model`."""
 
 
 def create_model(
@@ -174,6 +179,15 @@ def load_model(path, **kwargs) -> keras.Model:
         **kwargs: passed on.
     """
     return keras.models.load_model(path, **kwargs)
+
+
+def model_from_json(text: str) -> keras.Model:
+    """`keras.models.model_from_json` with this package's layers known to it.
+
+    Args:
+        text: of `model.to_json()`.
+    """
+    return keras.models.model_from_json(text)
 
 
 def check_size(argument: str, value) -> tuple[int, int]:

@@ -129,7 +129,7 @@ def add_evidence(commands):
 
 def _evidence(options):
     model = check_run(options.run_folder)
-    if "high_res" not in model["arguments"]:
+    if not model["draws"]:
         raise ValueError(f"{model['name']!r} draws no windows to learn from; a model with a detail branch does")
     if not Path(options.photograph).is_file():
         raise ValueError(f"No such photograph: {options.photograph}")

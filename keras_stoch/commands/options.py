@@ -133,9 +133,18 @@ def add_malignant(command):
         "--malignant",
         default="paper",
         metavar="RULE",
-        help="what counts as malignant: paper, melanoma, or classes such as MEL,BCC",
+        help="what counts as malignant: paper, melanoma, or classes such as MEL,BCC; for some sources alone, "
+        "archive=MEL,BCC 2019=melanoma",
     )
 
 
 def malignant_rule(options):
-    return options.malignant.split(",") if options.malignant.isupper() else options.malignant
+    """What --malignant says, as `read_labels` takes it."""
+
+    def rule(text):
+        return text.split(",") if text.isupper() else text
+
+    if "=" not in options.malignant:
+        return rule(options.malignant)
+    parts = [part.partition("=") for part in options.malignant.split()]
+    return {source: rule(text) for source, _, text in parts}

@@ -5,7 +5,7 @@ from pathlib import Path
 from keras_stoch.commands.options import add_command, load_tensorflow
 from keras_stoch.data.decoding import MAX_PIXELS
 from keras_stoch.progress import tell
-from keras_stoch.training.runs import check_run, load_run
+from keras_stoch.training.runs import check_run
 
 
 def add_export(commands):
@@ -24,10 +24,15 @@ def add_export(commands):
     command.add_argument(
         "--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="of a photograph that is decoded"
     )
+    command.add_argument(
+        "--card",
+        metavar="FILE",
+        help="JSON with fields of the card that you state: authors, license, intended_use, limits, ...",
+    )
 
 
 def _export(options):
-    from keras_stoch.serving.export import check_target, export
+    from keras_stoch.serving.export import card_paths, check_target, export
 
     limits = {"max_draws": options.max_draws, "max_pixels": options.max_pixels}
     check_target(options.out, options.format, options.overwrite, **limits)
@@ -36,10 +41,14 @@ def _export(options):
         check_run(options.model, options.which)
     elif not Path(options.model).is_file():
         raise ValueError(f"No such model file: {options.model}")
+    if options.card is not None and not Path(options.card).is_file():
+        raise ValueError(f"--card: no such file. Received: {options.card}")
     load_tensorflow()
     from keras_stoch.models import load_model
 
-    tell(f"loading {options.model}", not options.quiet)
-    model = load_model(options.model) if file else load_run(options.model, options.which)
     tell(f"writing {options.out} as {options.format}", not options.quiet)
-    print(export(model, options.out, options.format, which=options.which, overwrite=options.overwrite, **limits))
+    model = load_model(options.model) if file else options.model
+    given = {"which": options.which, "overwrite": options.overwrite, "card": options.card}
+    path = export(model, options.out, options.format, **given, **limits)
+    print(path)
+    print(card_paths(path, options.format)[1])

@@ -1,4 +1,6 @@
-"""The official ISIC label files of 2016 to 2020, read into one table. Section 4.1.5 of the paper.
+"""Label files of the ISIC challenges, of HAM10000, MILK10k and of the archive itself, read into one table.
+
+Section 4.1.5 of the paper, and what has been published since.
 
 Files are told apart by their columns, not by their names: downloads get renamed. A file that is not understood whole is
 refused with its name and line, because a label that is silently wrong costs more than a file that has to be mended.
@@ -13,14 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from keras_stoch.data.layouts import CLASSES, LAYOUT_2016, LAYOUTS, METADATA, Layout
+from keras_stoch.data.layouts import LAYOUT_2016, LAYOUTS, METADATA, Layout
+from keras_stoch.data.rules import MISSING, RULES, make_rules, rule_for, target_of
 
-# Which diagnoses count as malignant. "paper": 2016 and 2020 the label, 2017 melanoma, 2018 MEL, BCC and AKIEC, 2019
-# MEL, BCC, AK and SCC. The binary files of 2016 and 2020 call nothing malignant but melanoma.
-RULES = {
-    "paper": frozenset({"MEL", "BCC", "AKIEC", "AK", "SCC"}),
-    "melanoma": frozenset({"MEL"}),
-}
 COLUMNS = [
     *("image", "target", "year", "file", "line", "name", "diagnosis"),
     *("patient_id", "lesion_id", "sex", "age", "site"),
@@ -29,7 +26,6 @@ COLUMNS = [
 
 # Every part of a name becomes one of a path, so it must not be able to leave its folder.
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_MISSING = ("", "na", "n/a", "nan", "none", "null", "unknown")
 _ENDING = re.compile(r"\.(jpe?g?|jfif|png|tiff?|bmp|webp)$", re.IGNORECASE)
 _DOWNSAMPLED = "_downsampled"
 
@@ -43,8 +39,9 @@ class Labels:
             what the file calls it (2019 has names that end in "_downsampled"), `target` 1 for malignant, `diagnosis` a
             class of 2018/2019 ("MEL", "NV", ...) or the words of the file; the rest is missing where unknown.
         duplicates: DataFrame with columns `first`, `second`, `file`, `line`: the pairs of the official list.
-        files: DataFrame, one row per file: file, layout, kind, year, rows, malignant.
-        rule: the diagnoses that count as malignant.
+        files: DataFrame, one row per file: file, layout, kind, year, rows, malignant, undecided (rows that say neither:
+            they label no image), rule (what counted as malignant, in words).
+        rule: the diagnoses that count as malignant, where a source has no rule of its own.
         listed: image -> what files call it, of those that do so with an ending ("ISIC_0000018.jpg").
     """
 
@@ -79,13 +76,15 @@ def label_files(paths) -> list[Path]:
 
 
 def read_labels(paths, malignant="paper") -> Labels:
-    """Reads any mix of official ground-truth, metadata and duplicates files.
+    """Reads any mix of ground-truth, metadata and duplicates files of the challenges of 2016 to 2020 and 2024, of
+    HAM10000, MILK10k, the archive's own tables, and plain tables with the columns image and target.
 
     Ground truth and metadata of one image are joined; what the files of an earlier entry of `paths` say comes first.
 
     Args:
         paths: files, or folders whose CSV files are all read.
-        malignant: "paper" or "melanoma" (`RULES`), or the class names that count as malignant.
+        malignant: "paper" or "melanoma" (`RULES`), or the class names that count as malignant; or a dict from a source
+            (2016 to 2020, 2024, "MILK10k", "archive") to one of these, "paper" for those that it does not name.
 
     Returns:
         `Labels`.
@@ -99,27 +98,37 @@ def read_labels(paths, malignant="paper") -> Labels:
         labels = read_labels(["ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Training_Metadata.csv"])
         print(labels.table.target.mean())
     """
-    rule = _rule(malignant)
+    rules = make_rules(malignant)
     tables, metadata, duplicates, either, files = [], [], [], [], []
+    lesions = []
     for path in label_files(paths):
-        layout, rows = _read(path, rule)
+        layout, rows = _read(path, rules)
         frame = pd.DataFrame(rows)
-        count = int(frame["target"].sum()) if layout.kind == "labels" else None
-        kind = "metadata" if layout.kind == "either" else layout.kind
-        if layout.kind == "either":
-            either.append((len(files), frame))
+        told = {"file": str(path), "layout": layout.name, "kind": layout.kind, "year": layout.year, "rows": len(frame)}
+        files.append(told)
+        if layout.kind == "duplicates":
+            duplicates.append(frame)
+        elif layout.kind == "lesions":
+            lesions.append((told, frame, layout))
+        elif layout.kind == "either":
+            either.append((told, frame, layout))
+            metadata.append(frame)
+            told["kind"] = "metadata"
+        elif layout.kind == "metadata":
+            metadata.append(frame)
         else:
-            {"labels": tables, "metadata": metadata, "duplicates": duplicates}[kind].append(frame)
-        files.append((str(path), layout.name, kind, layout.year, len(frame), count))
+            tables.append(_decided(told, frame, layout, rules))
+    for told, frame, layout in lesions:
+        tables.append(_decided(told, _images_of_lesions(frame, metadata, told["file"]), layout, rules))
     labelled = {image for frame in tables for image in frame["image"]}
-    for place, frame in either:
-        metadata.append(frame)
+    for told, frame, layout in either:
         alone = frame[~frame["image"].isin(labelled)]
-        if len(alone):
-            tables.append(alone)
-            files[place] = (*files[place][:2], "labels", *files[place][3:5], int(alone["target"].sum()))
-    files = pd.DataFrame(files, columns=["file", "layout", "kind", "year", "rows", "malignant"])
-    files = files.astype({"year": "Int64", "malignant": "Int64"})
+        if alone["target"].notna().any():
+            told["kind"] = "labels"
+            tables.append(_decided(told, alone, layout, rules))
+    files = pd.DataFrame(files, columns=["file", "layout", "kind", "year", "rows", "malignant", "undecided", "rule"])
+    files = files.astype({"year": "Int64", "malignant": "Int64", "undecided": "Int64"})
+    tables = [frame for frame in tables if len(frame)]
     if not tables:
         raise ValueError(
             "None of the files holds ground truth. Received: "
@@ -134,9 +143,8 @@ def read_labels(paths, malignant="paper") -> Labels:
     table = _join_metadata(table, [*tables, *metadata])
     table = table.astype({"target": "int8", "year": "Int64"})
     pairs = ["first", "second", "file", "line"]
-    return Labels(
-        table, pd.concat([pd.DataFrame(columns=pairs), *duplicates], ignore_index=True)[pairs], files, rule, listed
-    )
+    duplicates = pd.concat([pd.DataFrame(columns=pairs), *duplicates], ignore_index=True)[pairs]
+    return Labels(table, duplicates, files, rules[None], listed)
 
 
 def merge_labels(labels: Labels, on_conflict: str = "latest") -> pd.DataFrame:
@@ -173,19 +181,28 @@ def merge_labels(labels: Labels, on_conflict: str = "latest") -> pd.DataFrame:
     return merged.reset_index()
 
 
-def _rule(malignant) -> frozenset:
-    if isinstance(malignant, str):
-        if malignant in RULES:
-            return RULES[malignant]
-        malignant = [malignant]
-    rule = frozenset(malignant)
-    unknown = sorted(rule.difference(CLASSES))
-    if unknown or not rule:
+def _decided(told: dict, frame, layout: Layout, rules: dict):
+    """The rows of a table that label an image; what there is beside them, and by which rule, is put into `told`."""
+    rule = rule_for(layout, rules)
+    decided = frame[frame["target"].notna()]
+    told["malignant"], told["undecided"] = int(decided["target"].sum()), len(frame) - len(decided)
+    own = layout.name == "plain" or (layout.year == 2024 and layout.kind == "labels" and rule == RULES["paper"])
+    told["rule"] = "its own label" if own else " ".join(sorted(rule))
+    return decided
+
+
+def _images_of_lesions(frame, metadata, file: str):
+    """Labels by lesion as labels by image, for the images that tables of metadata name."""
+    known = [table[["image", "name", "listed", "lesion_id"]] for table in metadata if "lesion_id" in table]
+    known = pd.concat(known).dropna(subset="lesion_id").drop_duplicates("image") if known else None
+    labels = frame.drop(columns=["name", "listed"]).rename(columns={"image": "lesion_id"})
+    images = labels.iloc[:0] if known is None else known.merge(labels, on="lesion_id")
+    if not len(images):
         raise ValueError(
-            f"malignant must be one of {', '.join(map(repr, RULES))}, or classes among {', '.join(CLASSES)}. "
-            f"Received: {', '.join(map(repr, unknown)) or 'nothing'}"
+            f"{file} has labels by lesion, and no table that names the images of its lesions was given: "
+            "MILK10k_Training_Metadata.csv goes with it"
         )
-    return rule
+    return images
 
 
 def _text(path: Path) -> str:
@@ -226,7 +243,7 @@ def _records(path: Path) -> list[tuple[int, list[str]]]:
 def _layout(path: Path, records) -> tuple[Layout, list[str]]:
     line, header = records[0]
     for layout in LAYOUTS:
-        if set(layout.required) <= set(header) <= {*layout.required, *layout.optional}:
+        if layout.fits(header):
             if len(set(header)) < len(header):
                 raise ValueError(f"{path}, line {line}: a column stands twice in the header: {', '.join(header)}")
             return layout, header
@@ -240,9 +257,10 @@ def _layout(path: Path, records) -> tuple[Layout, list[str]]:
     )
 
 
-def _read(path: Path, rule) -> tuple[Layout, list[dict]]:
+def _read(path: Path, rules) -> tuple[Layout, list[dict]]:
     records = _records(path)
     layout, header = _layout(path, records)
+    rule = rule_for(layout, rules)
     if layout is not LAYOUT_2016:
         records = records[1:]
     if not records:
@@ -265,10 +283,10 @@ def _read(path: Path, rule) -> tuple[Layout, list[dict]]:
         record = {"image": image, "name": name, "year": layout.year, "file": str(path), "line": line}
         record["listed"] = cell if cell != name else None
         for column, known in layout.renamed.items():
-            if row.get(column, "").strip().casefold() not in _MISSING:
+            if row.get(column, "").strip().casefold() not in MISSING:
                 record[known] = _age(row[column], where) if known == "age" else row[column]
-        if layout.kind in ("labels", "either"):
-            record["target"], record["diagnosis"] = _target(layout, row, rule, where)
+        if layout.kind in ("labels", "either", "lesions"):
+            record["target"], record["diagnosis"] = target_of(layout, row, rule, where)
         rows.append(record)
     return layout, rows
 
@@ -289,49 +307,6 @@ def _age(cell: str, where: str) -> float:
     except ValueError:
         raise ValueError(f"{where}: an age must be a number. Received: {cell!r}") from None
     return age if np.isfinite(age) else np.nan
-
-
-def _bit(cell: str, column: str, where: str) -> int:
-    try:
-        value = float(cell)
-    except ValueError:
-        value = None
-    if value not in (0.0, 1.0):
-        raise ValueError(f"{where}: {column} must be 0 or 1. Received: {cell!r}")
-    return int(value)
-
-
-def _target(layout: Layout, row: dict, rule, where: str) -> tuple[int, str | None]:
-    """(target, diagnosis) of one row."""
-    if layout.year == 2016:
-        words = {"benign": 0, "malignant": 1}
-        malignant = words[row["label"]] if row["label"] in words else _bit(row["label"], "the label", where)
-        diagnosis = "MEL" if malignant else None
-    elif layout.year == 2017:
-        melanoma, keratosis = (_bit(row[column], column, where) for column in layout.required[1:])
-        if melanoma and keratosis:
-            raise ValueError(f"{where}: both melanoma and seborrheic_keratosis are 1")
-        diagnosis = "MEL" if melanoma else "BKL" if keratosis else "NV"
-    elif layout.year == 2020:
-        malignant = _bit(row["target"], "target", where)
-        if row["benign_malignant"] != ("benign", "malignant")[malignant]:
-            raise ValueError(f"{where}: target is {malignant}, but benign_malignant says {row['benign_malignant']!r}")
-        words = {"nevus": "NV", "seborrheic keratosis": "BKL", "unknown": None, "": None}
-        diagnosis = "MEL" if malignant else words.get(row["diagnosis"], row["diagnosis"])
-    elif layout.kind == "either":
-        diagnosis = row["dx"].upper()
-        if diagnosis not in CLASSES:
-            known = ", ".join(name.lower() for name in CLASSES)
-            raise ValueError(f"{where}: dx must be one of {known}. Received: {row['dx']!r}")
-    elif layout.year is None:
-        return _bit(row["target"], "target", where), row.get("diagnosis") or None
-    else:
-        classes = [name for name in CLASSES if name in row]
-        on = [name for name in classes if _bit(row[name], name, where)]
-        if len(on) != 1:
-            raise ValueError(f"{where}: one of {', '.join(classes)} must be 1. Received: {' and '.join(on) or 'none'}")
-        diagnosis = on[0]
-    return int(diagnosis in rule), diagnosis
 
 
 def _join_metadata(table, frames):

@@ -1,5 +1,6 @@
 """`evaluate`: how good a model is on a set of images, with all that its run stores applied as it is."""
 
+import datetime
 import json
 import math
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ from keras_stoch.evaluation.calibration import Calibration, load_calibration, re
 from keras_stoch.evaluation.external import change, with_hashes
 from keras_stoch.evaluation.metrics import CALIBRATED, ECE_BINS, TITLES, measure
 from keras_stoch.evaluation.page import write_page
+from keras_stoch.evaluation.records import save_record
 from keras_stoch.evaluation.scores import Members
 from keras_stoch.evaluation.subgroups import by_subgroup, told_uncertainty, uncertainty
 from keras_stoch.files import of_this_machine, write_atomically
@@ -40,6 +42,7 @@ class Evaluation:
         paired: how many images are in both sets.
         members: DataFrame, one row per model by itself, see `scores.Scores`; with folds, each on its own.
         passes: draws averaged over.
+        bootstraps: resamples behind every interval.
         names: of the models.
         data, split: what was evaluated.
         files: paths of the images.
@@ -59,6 +62,7 @@ class Evaluation:
     paired: int
     members: pd.DataFrame
     passes: int
+    bootstraps: int
     names: list[str]
     data: str
     split: str
@@ -120,6 +124,7 @@ class Evaluation:
             "images": len(self.images),
             "malignant": int(self.images["target"].sum()),
             "passes": self.passes,
+            "bootstraps": self.bootstraps,
             "auc": self.auc,
             "interval": list(self.interval),
             "sensitivity": {str(at): value for at, value in self.sensitivity.items()},
@@ -186,7 +191,8 @@ def evaluate(
     """Evaluates a model on a prepared folder.
 
     A temperature and a threshold that the run stores are applied as they are, and on other images than those they were
-    chosen on the change from these is told: external validation.
+    chosen on the change from these is told: external validation. What is found out of a single run is kept in its
+    folder, for the card that `export` writes.
 
     Args:
         model: a model with one logit as output; the folder of a run (its best weights are taken); a folder of runs, or
@@ -268,7 +274,7 @@ def evaluate(
         uncalibrated = measure(targets, images["logit"], groups, **resampling).loc[list(CALIBRATED)]
     curve, reached = _roc(targets, images["logit"].to_numpy(), specificities)
     drawn = passes > 1 or len(members.models) > 1
-    return Evaluation(
+    evaluation = Evaluation(
         images,
         measures,
         uncalibrated,
@@ -282,12 +288,20 @@ def evaluate(
         paired=paired,
         members=scores.members,
         passes=passes,
+        bootstraps=bootstraps,
         names=members.names,
         data=place,
         split=split or "all",
         files=scores.files,
         notes=notes,
     )
+    if members.folder is not None and (members.folder / "config.json").is_file():
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        try:
+            save_record(members.folder, evaluation.record() | {"evaluated": now}, members.weights)
+        except OSError as error:
+            notes.append(f"not kept with the run for the card of an export: {error.strerror or error}")
+    return evaluation
 
 
 def _roc(targets, logits, specificities):

@@ -11,7 +11,7 @@ from keras_stoch.contracts import check_logit, input_sizes
 from keras_stoch.data.augment import reduce
 from keras_stoch.data.decoding import MAX_PIXELS
 from keras_stoch.evaluation.predictions import AveragedPasses
-from keras_stoch.models import EfficientNet
+from keras_stoch.models import StochasticModel
 from keras_stoch.serving.photographs import prepare_bytes
 
 
@@ -21,18 +21,20 @@ class Served:
     Args:
         model: Keras model with one logit as output.
         max_draws, max_pixels: as in `export`.
+        calibration: `Calibration` whose temperature and threshold every answer applies; None for probabilities alone.
     """
 
-    def __init__(self, model, max_draws=256, max_pixels=MAX_PIXELS):
+    def __init__(self, model, max_draws=256, max_pixels=MAX_PIXELS, calibration=None):
         check_logit(model)
         self.model, self.max_draws, self.max_pixels = model, max_draws, max_pixels
+        self.calibration = calibration
         self.low_res, self.high_res = input_sizes(model)
         self.size = max(self.high_res or 0, 1024, self.low_res)  # as `predict_photographs` prepares them
         # Those of nested models too: their own draws would be the same after every load.
         stochastic = [layer for layer in model._flatten_layers() if hasattr(layer, "draw_windows")]
         if self.high_res and not stochastic:
             raise ValueError("A model with high_res and no StochasticConv2D can not be exported; model.export can")
-        known = isinstance(model, EfficientNet) and len(stochastic) == 1 and stochastic[0] in model.layers
+        known = isinstance(model, StochasticModel) and len(stochastic) == 1 and stochastic[0] in model.layers
         if stochastic and not known:
             raise ValueError(
                 "A model of your own with a StochasticConv2D can not be exported: its windows have no way in"
@@ -48,7 +50,7 @@ class Served:
                 tf.TensorSpec((None, *shape) if self.per_image else shape, tf.int32, "windows"),
             )
         # Traced once, and called by all endpoints.
-        self.core = traced(self.probability, *self.signature)
+        self.core = traced(self.logit, *self.signature)
 
     @property
     def spans(self) -> list[int]:
@@ -66,9 +68,9 @@ class Served:
         pixels = tf.TensorSpec((None, side, side, 3), tf.uint8, "images")
         if self.layer is None:
             return {
-                "serve": traced(lambda low_res: {"probability": self.core(low_res)}, *self.signature),
-                "serve_image": traced(lambda images: {"probability": self.core(images)}, pixels),
-                "serve_bytes": traced(lambda images: {"probability": self.core(**self.decode(images))}, encoded),
+                "serve": traced(lambda low_res: self.answer(self.core(low_res)), *self.signature),
+                "serve_image": traced(lambda images: self.answer(self.core(images)), pixels),
+                "serve_bytes": traced(lambda images: self.answer(self.core(**self.decode(images))), encoded),
             }
         n = tf.TensorSpec((), tf.int32, "n")
         seed = tf.TensorSpec((), tf.int64, "seed")
@@ -81,14 +83,23 @@ class Served:
             "serve_seeded": traced(self._seeded, encoded, seed),
         }
 
-    def probability(self, low_res, high_res=None, windows=None):
+    def answer(self, logits) -> dict:
+        """What an endpoint says of logits (batch,): probability, and where they are known calibrated and decision."""
+        found = {"probability": tf.sigmoid(logits)}
+        if self.calibration is not None:
+            found["calibrated"] = tf.sigmoid(logits / self.calibration.temperature)
+            if self.calibration.threshold_logit is not None:
+                found["decision"] = tf.cast(logits >= self.calibration.threshold_logit, tf.int32)
+        return found
+
+    def logit(self, low_res, high_res=None, windows=None):
         """float32 (batch,)."""
         low_res = tf.cast(low_res, tf.float32)
         if high_res is None:
             logits = self.model(low_res, training=False)
         else:
             logits = self.model({"low_res": low_res, "high_res": high_res}, training=False, windows=windows)
-        return tf.sigmoid(tf.cast(logits[:, 0], tf.float32))
+        return tf.cast(logits[:, 0], tf.float32)
 
     def draw(self, images):
         """Windows from a source that nothing seeds: a generator's saved state would repeat itself in every server."""
@@ -113,14 +124,14 @@ class Served:
         return {"low_res": self.shrink(images), "high_res": images}
 
     def _drawn(self, low_res, high_res):
-        return {"probability": self.core(low_res, high_res, self.draw(high_res))}
+        return self.answer(self.core(low_res, high_res, self.draw(high_res)))
 
     def _given(self, low_res, high_res, windows):
         words = ["windows must lie between 0 and", [span - 1 for span in self.spans], "(top, left). Received:", windows]
         inside = tf.reduce_all((windows >= 0) & (windows < tf.constant(self.spans)))
         with tf.control_dependencies([tf.debugging.Assert(inside, words, summarize=8)]):
             windows = tf.identity(windows)
-        return {"probability": self.core(low_res, high_res, windows)}
+        return self.answer(self.core(low_res, high_res, windows))
 
     def _averaged(self, images, n):
         few = tf.debugging.Assert(n >= 1, ["n must be at least 1. Received:", n])
@@ -134,10 +145,15 @@ class Served:
             high_res = inputs["high_res"]
             detail = self.parts.detail_branch(high_res, training=False, windows=self.draw(high_res))
             logits = self.parts.head(tf.concat([common, detail], axis=-1), training=False)
-            return tf.sigmoid(tf.cast(logits[:, 0], tf.float32))
+            return tf.cast(logits[:, 0], tf.float32)
 
-        draws = tf.map_fn(once, tf.range(n), fn_output_signature=tf.TensorSpec((None,), tf.float32))
-        return {"probability": tf.reduce_mean(draws, 0), "spread": tf.math.reduce_std(draws, 0)}
+        logits = tf.map_fn(once, tf.range(n), fn_output_signature=tf.TensorSpec((None,), tf.float32))
+        draws = tf.sigmoid(logits)
+        # The logit of the mean probability, as `evaluate` has it, in a form that does not overflow.
+        mean = tf.reduce_logsumexp(tf.math.log_sigmoid(logits), 0)
+        mean -= tf.reduce_logsumexp(tf.math.log_sigmoid(-logits), 0)
+        found = {"probability": tf.reduce_mean(draws, 0), "spread": tf.math.reduce_std(draws, 0)}
+        return self.answer(mean) | found
 
     def _seeded(self, images, seed):
         inputs = self.decode(images)
@@ -148,7 +164,7 @@ class Served:
         windows = tf.stack(columns, axis=-1)
         if self.per_image:
             windows = tf.tile(windows[None], [tf.shape(images)[0], 1, 1])
-        return {"probability": self.core(**inputs, windows=windows)}
+        return self.answer(self.core(**inputs, windows=windows))
 
     def function_of_windows(self, batch):
         """The function of "serve_windows" with float32 images, and its signature: what other runtimes know to take."""
@@ -163,7 +179,7 @@ class Served:
             if windows is not None:
                 # These runtimes can't refuse, and read other memory than the image's.
                 windows = tf.clip_by_value(windows, 0, tf.constant(self.spans) - 1)
-            return {"probability": self.probability(low_res, high_res, windows)}
+            return self.answer(self.logit(low_res, high_res, windows))
 
         return traced(function, *signature), signature
 

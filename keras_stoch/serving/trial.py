@@ -1,4 +1,4 @@
-"""What was exported, opened by the runtime it is for, and asked for the probabilities that the model gives."""
+"""What was exported, opened by the runtime it is for, and asked for the answers that the model gives."""
 
 import warnings
 
@@ -16,7 +16,7 @@ TOLERANCE = {None: 1e-3, "float16": 0.02, "bfloat16": 0.1}
 
 
 def try_out(format: str, path, served, *originals) -> None:
-    """Compares an export with models.
+    """Compares an export with models: probabilities, and decisions where the logit is not at the threshold.
 
     Args:
         format: as in `export`.
@@ -34,13 +34,33 @@ def try_out(format: str, path, served, *originals) -> None:
         first = str(error).strip().partition("\n")[0]
         raise ValueError(f"What was written as {format} can not be run, and is deleted: {first}") from error
     for other in (served, *originals):
-        expected = other.probability(**{name: tf.constant(value) for name, value in inputs.items()}).numpy()
-        apart, most = float(np.max(np.abs(found - expected))), TOLERANCE[half_type(other.model)]
-        if np.shape(found) != expected.shape or not np.allclose(found, expected, rtol=0, atol=most, equal_nan=True):
+        logits = other.logit(**{name: tf.constant(value) for name, value in inputs.items()})
+        expected = {name: value.numpy() for name, value in other.answer(logits).items()}
+        if format == "keras":  # holds the model, and no temperature or threshold
+            expected = {"probability": expected["probability"]}
+        if set(found) != set(expected):
             raise ValueError(
-                f"What was written as {format} gives other probabilities than the model, and is deleted: {apart:.2g} "
-                f"apart where {most:.2g} is allowed"
+                f"What was written as {format} answers with {', '.join(sorted(found))} instead of "
+                f"{', '.join(sorted(expected))}, and is deleted"
             )
+        most = TOLERANCE[half_type(other.model)]
+        decided = found.pop("decision", None), expected.pop("decision", None)
+        for name, value in expected.items():
+            if np.shape(found[name]) != value.shape or not np.allclose(
+                found[name], value, rtol=0, atol=most, equal_nan=True
+            ):
+                what = {"probability": "probabilities"}.get(name, "calibrated probabilities")
+                apart = float(np.max(np.abs(found[name] - value)))
+                raise ValueError(
+                    f"What was written as {format} gives other {what} than the model, and is deleted: {apart:.2g} "
+                    f"apart where {most:.2g} is allowed"
+                )
+        if decided[1] is not None:
+            # What rounding may move over the threshold is not asked for.
+            room = 4 * most * np.maximum(1, np.abs(logits))
+            clear = np.abs(logits - other.calibration.threshold_logit) > room
+            if (decided[0] != decided[1])[clear].any():
+                raise ValueError(f"What was written as {format} decides otherwise than the model, and is deleted")
 
 
 def _sample(served, batch) -> dict:
@@ -62,19 +82,21 @@ def _sample(served, batch) -> dict:
 def _saved_model(path, inputs):
     signatures = tf.saved_model.load(str(path)).signatures
     given = {name: tf.constant(value if name == "windows" else np.uint8(value)) for name, value in inputs.items()}
-    return signatures["serve_windows" if "windows" in inputs else "serve"](**given)["probability"].numpy()
+    answer = signatures["serve_windows" if "windows" in inputs else "serve"](**given)
+    return {name: value.numpy() for name, value in answer.items()}
 
 
 def _keras(path, inputs):
     given = {name: tf.constant(value) for name, value in inputs.items()}
-    return Served(load_model(path)).probability(**given).numpy()
+    return {"probability": tf.sigmoid(Served(load_model(path)).logit(**given)).numpy()}
 
 
 def _onnx(path, inputs):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(["probability"], inputs)[0]
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))
 
 
 def _litert(path, inputs):
@@ -82,7 +104,7 @@ def _litert(path, inputs):
         warnings.simplefilter("ignore")  # of another package that is to replace it
         with terminal_muted():  # TensorFlow Lite tells what it computes with
             interpreter = tf.lite.Interpreter(str(path))
-            return interpreter.get_signature_runner()(**inputs)["probability"]
+            return interpreter.get_signature_runner()(**inputs)
 
 
 _RUN = {"tf_saved_model": _saved_model, "keras": _keras, "onnx": _onnx, "litert": _litert}

@@ -51,8 +51,8 @@ def fit(
     end it after the step it is at, with a checkpoint.
 
     Args:
-        model: the name of a model; a function without arguments that builds a Keras model with logits `(batch, 1)`; or
-            such a model itself, for a single run on one device.
+        model: the name of a model; a function without arguments that builds a Keras model with logits `(batch, 1)`,
+            with `add_detail` for instance; or such a model itself, for a single run on one device.
         data: a folder written by `prepare` or `write_lesions`; "lesions" for generated ones in the user's cache, where
             there is no folder of that name; or a tf.data.Dataset of batches `(inputs, targets)`, and `validation_data`
             beside it; or a function that gives the Dataset of an epoch, counted from 0, so that a run which goes on
@@ -232,6 +232,7 @@ def _train(build, source, folder, recipe, seed, strategy, callbacks, progress, c
             seen = [(arrays["seen_loss"], arrays["seen_logits"], arrays["seen_targets"])]
         tell(f"{path} goes on in epoch {epoch + 1}, batch {batch + 1}", progress)
     folder.begin(epoch, batch)
+    folder.save_architecture(model)
     listeners = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=recipe.epochs, steps=source.steps)
     listeners.on_train_begin()
     model.stop_training = False

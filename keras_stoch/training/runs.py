@@ -6,6 +6,7 @@
     batches.csv          one row per batch: its loss
     checkpoints/         the two newest states, complete: weights, optimiser, seeds, position
     best.weights.h5, last.weights.h5
+    model.json           what layers a model of one's own has; one by name has its arguments in config.json
     result.json          when the run has ended
     ../results.csv       one row per run of the experiment
     ../.run-0.lock       held by the process that trains
@@ -204,6 +205,17 @@ class RunFolder:
         with self._writable():
             write_atomically(self.path / f"{name}.weights.h5", file.getvalue())
 
+    def save_architecture(self, model):
+        """Writes model.json, of which `load_run` builds a model of one's own again, where Keras can tell its layers."""
+        if self.config.get("model", {}).get("kind") != "own":
+            return
+        try:
+            told = model.to_json()
+        except (NotImplementedError, TypeError, ValueError):
+            return
+        with self._writable():
+            write_atomically(self.path / "model.json", told + "\n")
+
     def finish(self, result: dict, asked: int):
         """Writes the run's row in the experiment's table, and result.json.
 
@@ -255,24 +267,35 @@ class Spectator(RunFolder):
     def begin(self, *_):
         pass
 
-    save = add_batch = save_weights = finish = close = begin
+    save = add_batch = save_weights = save_architecture = finish = close = begin
 
 
 def load_run(folder, which="best"):
-    """The trained model of a run that `fit` made by name.
+    """The trained model of a run: one by name, or one of your own whose layers Keras can tell.
 
     Args:
         folder: of the run, such as runs/split/run-0.
         which: "best" (by validation AUC) or "last".
 
     Raises:
-        ValueError: if there is no run, or it trained a model that was not made by name.
+        ValueError: if there is no run, or it trained a model that can not be built again without the function that
+            made it.
     """
-    config = check_run(folder, which)
-    from keras_stoch.models import create_model
+    config, folder = check_run(folder, which), as_path(folder)
+    from keras_stoch.models import create_model, model_from_json
 
-    model = create_model(config["name"], **config["arguments"])
-    with open_weights(as_path(folder) / f"{which}.weights.h5") as file:
+    if config["kind"] == "name":
+        model = create_model(config["name"], **config["arguments"])
+    else:
+        try:
+            model = model_from_json((folder / "model.json").read_text())
+        except Exception as error:  # of layers that are not imported, or that Keras does not trust
+            why = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"{folder} trained a model of your own that model.json does not suffice to build again: {why}; build "
+                f"it and load {which}.weights.h5"
+            ) from error
+    with open_weights(folder / f"{which}.weights.h5") as file:
         model.load_weights(file)
     return model
 
@@ -291,7 +314,8 @@ def check_run(folder, which="best", passes: int = 1) -> dict:
         passes: draws that will be averaged over.
 
     Returns:
-        "name" and "arguments" for `create_model`.
+        "kind" ("name" or "own"), "name", "draws" (whether it has a detail branch) and, by name, "arguments" for
+        `create_model`.
 
     Raises:
         ValueError: as `load_run`, and for several passes of a model that draws no windows.
@@ -308,13 +332,22 @@ def check_run(folder, which="best", passes: int = 1) -> dict:
         raise ValueError(f"{folder / 'config.json'} can not be read")
     if not (folder / f"{which}.weights.h5").exists():
         raise ValueError(f"{folder} has no {which}.weights.h5 yet: not one epoch has ended")
-    if config["kind"] != "name":
-        raise ValueError(f"{folder} trained a model that was not made by name; build it and load {which}.weights.h5")
+    if config["kind"] == "name":
+        draws = "high_res" in config["arguments"]
+    else:
+        told = read_json(folder / "model.json")
+        if told is None:
+            raise ValueError(
+                f"{folder} trained a model that was not made by name, and whose layers are not told in model.json; "
+                f"build it and load {which}.weights.h5"
+            )
+        config |= {"name": told.get("config", {}).get("name", "a model of your own")}
+        draws = '"high_res"' in json.dumps(told.get("config", {}).get("input_layers"))
     if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
         raise ValueError(f"passes must be an integer of at least 1. Received: passes={passes!r}")
-    if passes > 1 and "high_res" not in config["arguments"]:
+    if passes > 1 and not draws:
         raise ValueError(f"{config['name']!r} draws no windows to average over. Received: passes={passes}")
-    return config
+    return config | {"draws": draws}
 
 
 def check_runs(folder, passes: int = 1):

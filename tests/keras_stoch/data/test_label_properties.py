@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_stoch.data.labels import CLASSES, RULES, merge_labels, read_labels
+from keras_stoch.data.labels import RULES, merge_labels, read_labels
+from keras_stoch.data.layouts import CLASSES
 from tests.keras_stoch.properties import FEW
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,20}", fullmatch=True).filter(

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import time
 import warnings
 
@@ -196,9 +197,37 @@ def test_a_folder_that_can_not_be_written(lesions, tmp_path):
 def test_load_run_says_what_is_wrong(finished, tmp_path):
     with pytest.raises(ValueError, match=r"is no run: there is no config.json; it holds run-0"):
         keras_stoch.load_run(finished.parent)
-    with pytest.raises(ValueError, match="trained a model that was not made by name"):
-        keras_stoch.load_run(finished)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(ValueError, match="which must be 'best' or 'last'"):
             keras_stoch.load_run(finished, "first")
+
+
+def test_a_model_of_ones_own_is_built_again_from_its_run(finished, lesions, tmp_path):
+    """By what Keras tells of its layers; what it does not tell, or trust, is said."""
+    model = keras_stoch.load_run(finished, "last")
+    for found, known in zip(model.get_weights(), weights(finished / "last.weights.h5"), strict=True):
+        np.testing.assert_array_equal(found, known)
+    assert keras_stoch.evaluate(finished, lesions, passes=2, bootstraps=10).images["spread"].max() > 0
+
+    run = shutil.copytree(finished, tmp_path / "run-0")
+    (run / "model.json").unlink()
+    with pytest.raises(ValueError, match="not made by name, and whose layers are not told in model.json; build it"):
+        keras_stoch.load_run(run)
+    told = (finished / "model.json").read_text()
+    (run / "model.json").write_text(told.replace('"StochasticConv2D"', '"Forgotten"'))
+    with pytest.raises(ValueError, match=r"model.json does not suffice to build again: .*; build it and load best"):
+        keras_stoch.load_run(run)
+
+
+def test_what_keras_can_not_tell_leaves_no_model_json(lesions, tmp_path):
+    class Own(keras.Model):
+        def __init__(self, function):
+            inputs = keras.Input((32, 32, 3))
+            super().__init__(inputs, keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(inputs)))
+
+        def get_config(self):
+            raise NotImplementedError
+
+    keras_stoch.fit(lambda: Own(len), lesions, tmp_path, **RECIPE | {"epochs": 1})
+    assert not (tmp_path / "run-0" / "model.json").exists()
