@@ -89,6 +89,31 @@ def test_windows_outside_are_refused(tmp_path):
             run(**given, windows=windows)
 
 
+def test_a_temperature_and_a_threshold_are_part_of_the_program(tmp_path):
+    with registered():
+        model = torch_ref.create_model("tiny", low_res=32)
+    given = {"low_res": torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (8, 3, 32, 32)).astype("float32"))}
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.5)
+        logits = model.eval()(**given)[:, 0]
+    middle = float(logits.median()) + 1e-3 * float(logits.std())
+    path = export(model, tmp_path / "model.pt2", 32, temperature=2.0, threshold_logit=middle)
+    answer = torch.export.load(path).module()(**given)
+    assert set(answer) == {"probability", "calibrated", "decision"}
+    np.testing.assert_allclose(answer["probability"], torch.sigmoid(logits), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(answer["calibrated"], torch.sigmoid(logits / 2), rtol=0, atol=1e-6)
+    assert answer["decision"].tolist() == (logits >= middle).int().tolist()
+    assert 0 < answer["decision"].sum() < 8
+    for wrong, told in (
+        ({"temperature": 0.0}, "temperature must be a positive number. Received: 0.0"),
+        ({"threshold_logit": 0.5}, "goes with a temperature. Received: threshold_logit=0.5"),
+        ({"temperature": 1.0, "threshold_logit": float("nan")}, "threshold_logit must be a number"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            export(model, tmp_path / "model.pt2", 32, **wrong)
+
+
 def test_bad_arguments(tmp_path):
     model = torch_ref.create_model("b0", 32)
     with pytest.raises(ValueError, match=r"must end with \.pt2"):
