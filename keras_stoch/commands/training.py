@@ -90,17 +90,22 @@ def add_experiment(commands):
         commands, "experiment", _experiment, "the paper's comparison of models, on generated lesions", True
     )
     command.add_argument("--out", default="runs/experiment", metavar="DIR", help="folder of runs, table and figure")
-    command.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="start from official EfficientNet weights, .h5, .weights.h5 or .keras, in every branch that fits them",
-    )
     command.add_argument("--runs", type=int, default=3, metavar="N", help="per model")
     command.add_argument("--epochs", type=int, default=10, metavar="N", help="per run")
     command.add_argument("--images", type=int, default=3000, metavar="N", help="generated lesions")
+    command.add_argument(
+        "--baselines",
+        action="store_true",
+        help="instead: is a detail branch worth it? larger images, crops and tiles, trained for equal seconds",
+    )
+    command.add_argument("--hours", type=float, metavar="X", help="with --baselines: of training in all; 2 if left out")
 
 
 def _experiment(options):
+    if options.baselines:
+        return _baselines(options)
+    if options.hours is not None:
+        raise ValueError("--hours goes with --baselines; without it, --epochs says how long")
     from keras_stoch.training.experiment import Experiment, run
 
     settings = Experiment(runs=options.runs, epochs=options.epochs, images=options.images)
@@ -109,3 +114,15 @@ def _experiment(options):
     table = run(options.out, settings, progress=not options.quiet)
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
     print(f"{options.out}/results.csv\n{options.out}/curves.png")
+
+
+def _baselines(options):
+    from keras_stoch.training.baselines import Baselines, run
+
+    hours = {} if options.hours is None else {"hours": options.hours}
+    settings = Baselines(runs=options.runs, images=options.images, **hours)
+    check_no_file(options.out)
+    load_tensorflow()
+    told = run(options.out, settings, progress=not options.quiet)
+    print(told.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    print("\n".join(f"{options.out}/{name}" for name in ("results.csv", "table.csv", "baselines.png")))
