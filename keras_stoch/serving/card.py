@@ -204,7 +204,7 @@ def _training(folder, config, environment) -> dict | None:
         return None
     result = read_json(as_path(folder) / "result.json") or {}
     known = ("epochs", "best_epoch", "best_val_auc", "final_val_auc", "seconds")
-    names = ("python", "keras", "tensorflow", "numpy", "keras-stoch", "cpus", "devices", "started", "command")
+    names = ("python", "keras", "tensorflow", "numpy", "keras-stoch", "cpus", "devices", "started")
     return {
         "seed": config.get("seed"),
         "strategy": config.get("strategy"),
@@ -256,9 +256,8 @@ def _limits(performance, others, served, config) -> list[str]:
         found.append(
             "Answers rest on random windows: two calls differ, by as much as `spread` over several draws tells."
         )
-    few = sorted(
-        {f"{row['attribute']} {row['value']}" for one in performance for row in one["subgroups"] if row["note"]}
-    )
+    rows = [row for one in performance for row in one["subgroups"] if row["note"]]
+    few = dict.fromkeys(f"{row['attribute']} {row['value']}" for row in rows)
     if few:
         found.append(f"Too few cases to say how it does for: {', '.join(few)}.")
     return found

@@ -138,7 +138,7 @@ def _performance(found) -> list[str]:
         kind = "other images than those it was trained on" if one["external"] else "the folder it was trained on"
         title = f"### {one['data']}, split {one['split']}"
         text = (
-            f"{kind}; {one['images']} images, {one['malignant']} malignant; {one['passes']} draws averaged, "
+            f"{kind}; {one['images']} images, {one['malignant']} malignant; {_draws(one['passes'])}, "
             f"{one['bootstraps']} resamples, {one['evaluated']}"
         )
         rows = [(TITLES[name], _interval(row)) for name, row in one["measures"].items()]
@@ -146,7 +146,7 @@ def _performance(found) -> list[str]:
         parts += [title, text, _table(("measure", INTERVAL), rows)]
         if one["change"]:
             rows = [
-                (TITLES[name], f"{_number(row['internal'])} → {_number(row['external'])}", f"{_number(row['change'])} "
+                (TITLES[name], f"{_number(row['internal'])} → {_number(row['external'])}", f"{row['change']:+.4f} "
                  f"({_number(row['low'])} to {_number(row['high'])})")
                 for name, row in one["change"].items()
             ]  # fmt: skip
@@ -160,6 +160,10 @@ def _performance(found) -> list[str]:
             parts.append(_table(("subgroup", "images", "malignant", f"ROC AUC, {INTERVAL}"), rows))
         parts += [f"Note: {note}." for note in one["notes"]]
     return parts
+
+
+def _draws(passes: int) -> str:
+    return "one draw" if passes == 1 else f"{passes} draws averaged"
 
 
 def _use(card) -> str:
@@ -190,7 +194,7 @@ def _told(value) -> str:
         return ", ".join(f"{name} {_told(inner)}" for name, inner in value.items() if inner is not None)
     if isinstance(value, list):
         return ", ".join(map(_told, value))
-    return str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _number(value) -> str:
