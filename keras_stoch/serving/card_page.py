@@ -146,7 +146,7 @@ def _performance(found) -> list[str]:
         parts += [title, text, _table(("measure", INTERVAL), rows)]
         if one["change"]:
             rows = [
-                (TITLES[name], f"{_number(row['internal'])} → {_number(row['external'])}", f"{row['change']:+.4f} "
+                (TITLES[name], f"{_number(row['internal'])} → {_number(row['external'])}", f"{_number(row['change'], '+')} "
                  f"({_number(row['low'])} to {_number(row['high'])})")
                 for name, row in one["change"].items()
             ]  # fmt: skip
@@ -197,8 +197,8 @@ def _told(value) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _number(value) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _number(value, sign="") -> str:
+    return "-" if value is None else f"{value:{sign}.4f}"
 
 
 def _interval(row) -> str:
