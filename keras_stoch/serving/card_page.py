@@ -145,11 +145,11 @@ def _performance(found) -> list[str]:
         rows += [(f"sensitivity at specificity {float(at):.0%}", f"{v:.1%}") for at, v in one["sensitivity"].items()]
         parts += [title, text, _table(("measure", INTERVAL), rows)]
         if one["change"]:
-            rows = [
-                (TITLES[name], f"{_number(row['internal'])} → {_number(row['external'])}", f"{_number(row['change'], '+')} "
-                 f"({_number(row['low'])} to {_number(row['high'])})")
-                for name, row in one["change"].items()
-            ]  # fmt: skip
+            rows = []
+            for name, row in one["change"].items():
+                both = f"{_number(row['internal'])} → {_number(row['external'])}"
+                told = f"{_number(row['change'], '+')} ({_number(row['low'])} to {_number(row['high'])})"
+                rows.append((TITLES[name], both, told))
             parts.append(_table(("change from the images of the temperature", "from → to", "change"), rows))
         if one["subgroups"]:
             rows = []
