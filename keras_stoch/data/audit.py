@@ -174,10 +174,13 @@ class Audit:
 
     def __str__(self) -> str:
         f = self.findings
-        lines = [f"{'rows':>7} {'malignant':>9}  year  layout              file"]
+        lines = [f"{'rows':>7} {'malignant':>9}  year  layout                        file"]
         for row in f["files"]:
             malignant = "" if row["malignant"] is None else row["malignant"]
-            lines.append(f"{row['rows']:7} {malignant:>9}  {row['year'] or '':4}  {row['layout']:18}  {row['file']}")
+            lines.append(f"{row['rows']:7} {malignant:>9}  {row['year'] or '':4}  {row['layout']:28}  {row['file']}")
+            if row["rule"] is not None:
+                undecided = f"; {row['undecided']} rows say neither" if row["undecided"] else ""
+                lines.append(f"{'':25}malignant by: {row['rule']}{undecided}")
         lines += ["", f"{'images':>7} {'malignant':>9}  year"]
         for year, count in f["years"].items():
             lines.append(f"{count['images']:7} {count['malignant']:9}  {year}")

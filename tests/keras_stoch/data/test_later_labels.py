@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from keras_stoch.cli import make_parser
+from keras_stoch.cli import main, make_parser
 from keras_stoch.commands.options import malignant_rule
 from keras_stoch.data.diagnoses import classify
 from keras_stoch.data.labels import merge_labels, read_labels
@@ -214,6 +214,14 @@ def test_what_is_refused(tmp_path, text, message):
 def test_diagnoses_as_classes(words, expected):
     """No name makes a benign lesion malignant, or an indeterminate one decided."""
     assert classify(*words) == expected
+
+
+def test_the_audit_tells_the_rules(tmp_path, capsys):
+    write(tmp_path, a=ARCHIVE, b=KAGGLE)
+    assert main(["audit", str(tmp_path), "--malignant", "archive=MEL,BCC", "--quiet"]) == 0
+    told = capsys.readouterr().out
+    assert "malignant by: BCC MEL; 2 rows say neither" in told
+    assert "malignant by: its own label\n" in told
 
 
 def test_rules_of_the_command_line(tmp_path):

@@ -215,7 +215,7 @@ def test_a_model_of_ones_own_is_built_again_from_its_run(finished, lesions, tmp_
     with pytest.raises(ValueError, match="not made by name, and whose layers are not told in model.json; build it"):
         keras_stoch.load_run(run)
     told = (finished / "model.json").read_text()
-    (run / "model.json").write_text(told.replace('"StochasticConv2D"', '"Forgotten"'))
+    (run / "model.json").write_text(told.replace("StochasticConv2D", "Forgotten"))
     with pytest.raises(ValueError, match=r"model.json does not suffice to build again: .*; build it and load best"):
         keras_stoch.load_run(run)
 
