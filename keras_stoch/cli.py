@@ -14,7 +14,7 @@ from keras_stoch.commands import data, evaluation, models, serving, training
 from keras_stoch.commands.options import Parser, in_options, load_tensorflow
 from keras_stoch.files import given_command
 from keras_stoch.storage import is_remote
-from keras_stoch.training.interrupts import Terminated
+from keras_stoch.training.interrupts import Terminated, terminations_raised
 from keras_stoch.training.recipe import TrainingDiverged
 
 
@@ -58,7 +58,7 @@ def main(arguments=None) -> int:
         load_tensorflow()  # whose file systems are asked from here on
     goes_on = "; the same command goes on where this one stopped" if options.resumes else ""
     try:
-        with _warnings_in_a_line():
+        with _warnings_in_a_line(), terminations_raised():
             return options.run(options) or 0
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {in_options(_sentence(error), options.parser)}", file=sys.stderr)

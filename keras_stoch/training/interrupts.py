@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM, which schedulers send: training ends after the step it is at, with a checkpoint."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -10,6 +11,25 @@ class Terminated(SystemExit):
 
     def __init__(self):
         super().__init__(128 + signal.SIGTERM)
+
+
+def raise_terminated(*_):
+    """A handler of SIGTERM."""
+    raise Terminated
+
+
+@contextlib.contextmanager
+def terminations_raised():
+    """SIGTERM unwinds the program as Ctrl-C does, where it has no handler of its own: nothing is left half-written."""
+    main = threading.current_thread() is threading.main_thread()
+    ours = main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Interruption:
@@ -30,7 +50,7 @@ class Interruption:
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+                if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL, raise_terminated):
                     self._before[number] = signal.signal(number, self._note)
         return self
 
