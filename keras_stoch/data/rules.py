@@ -1,5 +1,7 @@
 """What counts as malignant: the rules by name and by source, and the target that a row of a label file comes to."""
 
+import difflib
+
 from keras_stoch.data.diagnoses import classify, levels_of
 from keras_stoch.data.layouts import CLASSES, SOURCES, Layout
 
@@ -21,7 +23,10 @@ def make_rules(malignant) -> dict:
     given = {str(source): rule for source, rule in malignant.items()}
     unknown = sorted(set(given) - set(SOURCES))
     if unknown:
-        raise ValueError(f"malignant can have rules for {', '.join(SOURCES)}. Received: {', '.join(unknown)}")
+        raise ValueError(
+            f"malignant can have rules for {', '.join(SOURCES)}. "
+            f"Received: {', '.join(unknown)}{_hint(unknown, SOURCES)}"
+        )
     return {None: RULES["paper"]} | {source: _rule(rule) for source, rule in given.items()}
 
 
@@ -39,9 +44,16 @@ def _rule(malignant) -> frozenset:
     if unknown or not rule:
         raise ValueError(
             f"malignant must be one of {', '.join(map(repr, RULES))}, or classes among {', '.join(CLASSES)}. "
-            f"Received: {', '.join(map(repr, unknown)) or 'nothing'}"
+            f"Received: {', '.join(map(repr, unknown)) or 'nothing'}{_hint(unknown, [*RULES, *CLASSES])}"
         )
     return rule
+
+
+def _hint(unknown, known) -> str:
+    """The nearest of the known names, in words; empty if none is near."""
+    names = {name.casefold(): name for name in known}
+    near = [names[match] for name in unknown for match in difflib.get_close_matches(str(name).casefold(), names, 1)]
+    return f". Did you mean {', '.join(map(repr, near))}?" if near else ""
 
 
 def _bit(cell: str, column: str, where: str) -> int:

@@ -162,3 +162,25 @@ def test_own_labels_are_the_last_word_and_diagnoses_go_with_their_target(tmp_pat
     assert merged["target"].tolist() == [0]
     assert merged["conflict"].tolist() == [True]
     assert merged["diagnosis"].isna().all()  # melanoma was said with the other target
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("papers", "'paper'"),
+        ("mel", "'MEL'"),
+        (["MEL", "BBC"], "'BCC'"),
+        ("melanomas", "'melanoma'"),
+        ({"208": "paper"}, ""),
+    ],
+)
+def test_the_nearest_rule_is_suggested(tmp_path, given, meant):
+    (tmp_path / "l.csv").write_text("image,target\na,1\n")
+    with pytest.raises(ValueError, match=f"Did you mean .*{meant}"):
+        read_labels(tmp_path / "l.csv", given)
+
+
+def test_nothing_is_suggested_for_what_is_near_to_nothing(tmp_path):
+    (tmp_path / "l.csv").write_text("image,target\na,1\n")
+    with pytest.raises(ValueError, match="Received: 'xylophone'$"):
+        read_labels(tmp_path / "l.csv", "xylophone")
