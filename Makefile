@@ -43,7 +43,7 @@ experiment: $(STAMP)
 	KERAS_STOCH_PROGRESS=1 $(BIN)/keras-stoch experiment
 
 docs: $(STAMP)
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' $(PYTEST_ARGS)

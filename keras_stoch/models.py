@@ -95,9 +95,11 @@ def create_model(
 
     Example:
 
+    ```python
     >>> model = keras_stoch.create_model("b0", low_res=224)
     >>> model(images).shape  # images: (8, 224, 224, 3), values 0-255
     (8, 1)
+    ```
 
     Reference: sections 4.1.1-4.1.4 of the paper; Tan and Le, EfficientNet, 2019.
     """

@@ -181,8 +181,10 @@ def compare(
 
     Example:
 
+    ```python
     >>> report = parity.compare(torch_model, keras_model, images, names="order", transfer=True)
     >>> print(report.first_failure)
+    ```
     """
     reference, candidate = adapt(reference), adapt(candidate)
     batches, notes = prepare(inputs, reference, candidate)

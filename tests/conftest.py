@@ -10,6 +10,10 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 import pytest
 
+from parity.environment import import_triton_first
+
+import_triton_first()  # TensorFlow before it ends the process, where torch is the build for CUDA
+
 LONGEST_FIRST = (
     "parity/court/test_mutations.py",
     "parity/strangers/test_corpus.py",

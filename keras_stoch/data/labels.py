@@ -95,8 +95,10 @@ def read_labels(paths, malignant="paper") -> Labels:
 
     Example:
 
-        labels = read_labels(["ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Training_Metadata.csv"])
-        print(labels.table.target.mean())
+    ```python
+    labels = read_labels(["ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Training_Metadata.csv"])
+    print(labels.table.target.mean())
+    ```
     """
     rules = make_rules(malignant)
     tables, metadata, duplicates, either, files = [], [], [], [], []

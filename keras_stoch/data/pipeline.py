@@ -61,9 +61,11 @@ class Pipeline:
 
     Example:
 
-        train = keras_stoch.Pipeline("prepared", "train", batch_size=100, augment=True, shuffle=True)
-        for inputs, targets in train.epoch(0):
-            ...  # inputs["low_res"]: uint8 (100, 224, 224, 3), inputs["high_res"]: (100, 1024, 1024, 3)
+    ```python
+    train = keras_stoch.Pipeline("prepared", "train", batch_size=100, augment=True, shuffle=True)
+    for inputs, targets in train.epoch(0):
+        ...  # inputs["low_res"]: uint8 (100, 224, 224, 3), inputs["high_res"]: (100, 1024, 1024, 3)
+    ```
     """
 
     data: object

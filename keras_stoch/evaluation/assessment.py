@@ -219,8 +219,10 @@ def evaluate(
 
     Example:
 
-        keras_stoch.evaluate("runs/split/run-0", "prepared", calibrate="validation", sensitivity=0.9)
-        print(keras_stoch.evaluate("runs/split/run-0", "another_hospital", None))
+    ```python
+    keras_stoch.evaluate("runs/split/run-0", "prepared", calibrate="validation", sensitivity=0.9)
+    print(keras_stoch.evaluate("runs/split/run-0", "another_hospital", None))
+    ```
     """
     _check(specificities, bootstraps, calibrate, sensitivity, specificity)
     members = Members(model)

@@ -76,7 +76,9 @@ def export(
 
     Example:
 
-        keras_stoch.export("runs/split/run-0", "served")
+    ```python
+    keras_stoch.export("runs/split/run-0", "served")
+    ```
     """
     path = check_target(path, format, overwrite, max_draws=max_draws, max_pixels=max_pixels)
     from keras_stoch.serving import litert, onnx, savedmodel

@@ -94,7 +94,9 @@ def fit(
 
     Example:
 
-        keras_stoch.fit("split-b0", data="prepared", out="runs/split", runs=5, strategy="mirrored")
+    ```python
+    keras_stoch.fit("split-b0", data="prepared", out="runs/split", runs=5, strategy="mirrored")
+    ```
     """
     recipe = check_arguments(
         *(model, data, out),
