@@ -1,6 +1,6 @@
 """How fast the stochastic convolution is, as ratios to a standard stem in the same run.
 
-    python benchmarks/stochastic_conv.py [--batch 8 32] [--repeat 15] [--forms NAME ...] [--step]
+    python benchmarks/stochastic_conv.py [--batch 8 32] [--repeat 15] [--forms NAME ...] [--step] [--cpu-seconds]
 
 Forward, and forward with gradient of the kernel, of 1024x1024x3 uint8 -> 112x112x32, kernel 3x3, stride 2, by
 implementation, framework and sharing of windows; and the standard stem, float32 224x224x3 -> 112x112x32. New windows
@@ -8,9 +8,15 @@ are drawn on every call. With --step, whole training steps of the models at 224/
 
 Keras runs on the backend that KERAS_BACKEND names (TensorFlow by default); what is not installed is left out. On a
 GPU the same script measures there.
+
+The machine's roofs are measured first: bytes copied and multiply-adds a second, by NumPy on a CPU and by torch or JAX
+on a GPU. "MB" are the bytes that must move whatever the form (the pixels that some window sees, once, and the output),
+"roof" is the time that the binding roof asks for at least, as a share of the time measured. --cpu-seconds counts the
+processor's seconds instead of those of the clock, for a machine that others use at the same time.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -20,22 +26,17 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from roofs import has_gpu, measure, roofs
 
 FILTERS, OUTPUT, SIZE = 32, 112, 1024
 WINDOW = (OUTPUT - 1) * 2 + 3
 
 
-def measure(function, wait, repeat: int) -> tuple[float, float]:
-    """Seconds of the first call (tracing and compiling), and the median of the others."""
-    start = time.perf_counter()
-    wait(function())
-    first = time.perf_counter() - start
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        wait(function())
-        times.append(time.perf_counter() - start)
-    return first, statistics.median(times)
+def bound(batch: int, roof: dict[str, float], gradient: bool) -> float:
+    """Seconds that the binding roof asks for at least; with the gradient everything is read and done once more."""
+    passes = 2 if gradient else 1
+    operations = 2 * 27 * batch * OUTPUT * OUTPUT * FILTERS
+    return passes * max(least_bytes(batch) / roof["bytes_per_s"], operations / roof["flop_per_s"])
 
 
 def expected_coverage() -> float:
@@ -80,8 +81,8 @@ def keras_cases(batch: int, forms):
                 return tape.gradient(loss, layer.kernel.value)
 
             for framework, jit in (("Keras graph", False), ("Keras jit", True)):
-                if jit and name in ("naive", "gather") and not _gpu():
-                    continue  # a CPU compiles them for minutes
+                if jit and name in ("naive", "slices", "gather") and not has_gpu():
+                    continue  # a CPU compiles them for minutes, or for every draw anew
                 forward = tf.function(lambda layer=layer, x=x: layer(x), jit_compile=jit)
                 yield framework, name, sharing, forward, tf.function(gradient, jit_compile=jit), lambda y: y.numpy()
         elif backend == "jax":
@@ -151,7 +152,7 @@ def torch_cases(batch: int, forms):
     for name, sharing, layer, x in layers:
         layer = layer.to(device)
         variants = [("torch eager", layer)]
-        if name == "gather" or name == "standard stem":  # the forms without Python numbers drawn from tensors
+        if name in ("gather", "indexed", "standard stem"):  # the forms without Python numbers drawn from tensors
             variants.append(("torch.compile", torch.compile(layer)))
         for framework, run in variants:
 
@@ -167,8 +168,12 @@ def torch_cases(batch: int, forms):
             yield framework, name, sharing, forward, gradient, _wait_torch
 
 
-def training_steps(repeat: int, batch: int = 8):
-    """Whole training steps of the models at 224/1024 on the TensorFlow backend."""
+def training_steps(repeat: int, clock, batch: int = 8, jit: bool = False):
+    """Whole training steps at 224/1024: Keras's models on the TensorFlow backend, and torch_ref's B0.
+
+    Round after round, so that a slow minute of the machine hits all of them. With `jit`, the models are compiled by
+    XLA, and only the standard and the stochastic stem are compared.
+    """
     import keras
 
     import keras_stoch
@@ -178,20 +183,43 @@ def training_steps(repeat: int, batch: int = 8):
     high = rng.integers(0, 256, (batch, SIZE, SIZE, 3)).astype("uint8")
     target = rng.integers(0, 2, (batch, 1)).astype("float32")
     steps = {}
-    for name in ("b0", "b0-stem64", "stem-b0", "skip-b0", "split-b0"):
+    for name in ("b0-stem64", "stem-b0") if jit else ("b0", "b0-stem64", "stem-b0", "skip-b0", "split-b0"):
         model = keras_stoch.create_model(name)
-        model.compile("rmsprop", keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
+        model.compile("rmsprop", keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=jit)
         inputs = {"low_res": low, "high_res": high} if "high_res" in str(model.input) else low
         steps[name] = lambda model=model, inputs=inputs: model.train_on_batch(inputs, target)
-        steps[name]()
-    # Round after round, so that a slow minute of the machine hits all of them.
+    if not jit:
+        with contextlib.suppress(ImportError):
+            steps["torch_ref b0"] = _torch_step(low, target)
     times = {name: [] for name in steps}
+    for step in steps.values():
+        step()
     for _ in range(repeat):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def _torch_step(low, target):
+    """A training step of torch_ref's B0 as torch_ref.training does it: channels_last, RMSprop."""
+    import torch
+
+    import torch_ref
+    from torch_ref.training.optimizer import RMSprop
+
+    model = torch_ref.create_model("b0").train().to(memory_format=torch.channels_last)
+    optimizer = RMSprop(model.parameters(), lr=1e-3)
+    images = torch.from_numpy(low).permute(0, 3, 1, 2)
+    labels = torch.from_numpy(target)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.binary_cross_entropy_with_logits(model(images), labels).backward()
+        optimizer.step()
+
+    return step
 
 
 def machine() -> str:
@@ -209,19 +237,72 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
+def rows_of(batch, sources, options, roof, clock, skipped):
+    """Yields the record of every case of a batch size; what fails is added to `skipped`."""
+    standard = None
+    for source in sources:
+        for framework, form, sharing, forward, gradient, wait in source:
+            slow = form in ("naive", "gather", "indexed") and not has_gpu()
+            repeat = 3 if slow else options.repeat
+            try:
+                first, ahead = measure(forward, wait, repeat, clock)
+                first_gradient, both = measure(gradient, wait, repeat, clock)
+            except Exception as error:
+                skipped.append(f"{framework} {form} {sharing}: {type(error).__name__}: {str(error)[:120]}")
+                continue
+            if standard is None:
+                standard = (ahead, both)  # the first row: the standard stem of the first framework
+            stochastic = form != "standard stem"
+            yield {
+                "framework": framework,
+                "form": form,
+                "sharing": sharing,
+                "batch": batch,
+                "first_s": max(first, first_gradient),
+                "forward_ms": ahead * 1e3,
+                "forward_ratio": ahead / standard[0],
+                "forward_roof": bound(batch, roof, False) / ahead if stochastic else None,
+                "gradient_ms": both * 1e3,
+                "gradient_ratio": both / standard[1],
+                "gradient_roof": bound(batch, roof, True) / both if stochastic else None,
+                "least_bytes": least_bytes(batch) if stochastic else None,
+            }
+
+
+def shown(row) -> str:
+    """A record as a row of the table."""
+
+    def share(value):
+        return "-" if value is None else f"{value:.0%}"
+
+    moved = "-" if row["least_bytes"] is None else f"{row['least_bytes'] / 1e6:.0f}"
+    return (
+        f"| {row['framework']} | {row['form']} | {row['sharing']} | {row['batch']} | {row['first_s']:.1f} | {moved} "
+        f"| {row['forward_ms']:.1f} | {row['forward_ratio']:.1f} | {share(row['forward_roof'])} "
+        f"| {row['gradient_ms']:.1f} | {row['gradient_ratio']:.1f} | {share(row['gradient_roof'])} |"
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--repeat", type=int, default=15)
     parser.add_argument("--step", action="store_true", help="also time whole training steps")
     parser.add_argument("--only-step", action="store_true", help="time whole training steps alone")
+    parser.add_argument("--jit", action="store_true", help="whole training steps compiled by XLA, which takes minutes")
+    parser.add_argument("--cpu-seconds", action="store_true", help="count the processor's seconds, not the clock's")
     parser.add_argument("--forms", nargs="+", help="names; default: all but naive, which takes seconds per call")
     parser.add_argument("--out", default="build/stochastic_conv.json")
     options = parser.parse_args()
-    rows, skipped = [], []
-    print(f"{machine()}\n")
-    print("| framework | form | windows per | batch | first call s | forward ms | ratio | +grad ms | ratio | GB/s |")
-    print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    clock = time.process_time if options.cpu_seconds else time.perf_counter
+    rows, skipped, roof = [], [], roofs()
+    gigabytes, gigaflop = roof["bytes_per_s"] / 1e9, roof["flop_per_s"] / 1e9
+    print(f"{machine()}: copies {gigabytes:.1f} GB/s (read and written), {gigaflop:.0f} GFLOP/s")
+    print(f"milliseconds are {'the processor' if options.cpu_seconds else 'the clock'}'s\n")
+    names = ["framework", "form", "windows per", "batch", "first s", "MB"]
+    names += ["forward ms", "ratio", "roof", "+grad ms", "ratio", "roof"]
+    print(f"| {' | '.join(names)} |")
+    print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for batch in [] if options.only_step else options.batch:
         sources = []
         try:
@@ -229,7 +310,7 @@ def main():
 
             from keras_stoch.stochastic import IMPLEMENTATIONS
 
-            forms = options.forms or ["taps", "slices", "gather"]
+            forms = options.forms or ["taps", "slices", "gather", "indexed"]
             forms = [f for f in forms if f in IMPLEMENTATIONS]
             if keras.config.backend() != "tensorflow":
                 forms = [f for f in forms if f != "taps"]
@@ -239,68 +320,29 @@ def main():
         try:
             from torch_ref.stochastic import IMPLEMENTATIONS
 
-            forms = options.forms or ["slices", "slices_copied", "gather"]
+            forms = options.forms or ["slices", "slices_copied", "gather", "indexed"]
             sources.append(torch_cases(batch, [f for f in forms if f in IMPLEMENTATIONS]))
         except ImportError as error:
             skipped.append(str(error))
-        standard = None
-        for source in sources:
-            for framework, form, sharing, forward, gradient, wait in source:
-                try:
-                    jit = framework == "Keras jit" and form != "standard stem"
-                    slow = (jit or form in ("naive", "gather")) and not _gpu()
-                    repeat = 3 if slow else options.repeat
-                    first, ahead = measure(forward, wait, repeat)
-                    first_gradient, both = measure(gradient, wait, repeat)
-                except Exception as error:
-                    skipped.append(f"{framework} {form} {sharing}: {type(error).__name__}: {str(error)[:120]}")
-                    continue
-                if standard is None:
-                    standard = (ahead, both)  # the first row: the standard stem of the first framework
-                rate = least_bytes(batch) / ahead / 1e9 if form != "standard stem" else None
-                row = {
-                    "framework": framework,
-                    "form": form,
-                    "sharing": sharing,
-                    "batch": batch,
-                    "first_s": max(first, first_gradient),
-                    "forward_ms": ahead * 1e3,
-                    "forward_ratio": ahead / standard[0],
-                    "gradient_ms": both * 1e3,
-                    "gradient_ratio": both / standard[1],
-                    "least_bytes": least_bytes(batch),
-                    "gb_per_s": rate,
-                }
-                rows.append(row)
-                print(
-                    f"| {framework} | {form} | {sharing} | {batch} | {row['first_s']:.1f} | {row['forward_ms']:.1f} "
-                    f"| {row['forward_ratio']:.1f} | {row['gradient_ms']:.1f} | {row['gradient_ratio']:.1f} "
-                    f"| {'-' if rate is None else f'{rate:.1f}'} |",
-                    flush=True,
-                )
-    result = {"machine": machine(), "rows": rows, "skipped": skipped}
+        for row in rows_of(batch, sources, options, roof, clock, skipped):
+            rows.append(row)
+            print(shown(row), flush=True)
+    result = {"machine": machine(), "roofs": roof, "rows": rows, "skipped": skipped}
     if options.step or options.only_step:
-        steps = training_steps(options.repeat)
+        steps = training_steps(options.repeat, clock, jit=options.jit)
         result["steps"] = steps
-        print("\n| training step, batch 8, 224/1024 | ms | over b0 | over b0-stem64 |\n|---|---:|---:|---:|")
+        first, second = ("b0-stem64", "stem-b0") if options.jit else ("b0", "b0-stem64")
+        title = "compiled by XLA, " if options.jit else ""
+        print(
+            f"\n| training step, {title}batch 8, 224/1024 | ms | over {first} | over {second} |\n|---|---:|---:|---:|"
+        )
         for name, seconds in steps.items():
-            print(
-                f"| {name} | {seconds * 1e3:.0f} | {seconds / steps['b0']:.2f} | {seconds / steps['b0-stem64']:.2f} |"
-            )
+            print(f"| {name} | {seconds * 1e3:.0f} | {seconds / steps[first]:.2f} | {seconds / steps[second]:.2f} |")
     for line in skipped:
         print(f"left out: {line}")
     os.makedirs(os.path.dirname(os.path.abspath(options.out)), exist_ok=True)
     with open(options.out, "w") as file:
         json.dump(result, file, indent=1)
-
-
-def _gpu() -> bool:
-    try:
-        import torch
-
-        return torch.cuda.is_available()
-    except ImportError:
-        return False
 
 
 if __name__ == "__main__":

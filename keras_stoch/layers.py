@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_stoch import stochastic
 from keras_stoch.architectures import SQUEEZE_RATIO, Block
-from keras_stoch.windows import check_fits, draw_windows, replica_seed, window_size
+from keras_stoch.windows import check_fits, check_windows, draw_windows, replica_seed, window_size
 
 # The initialisers of keras.applications.EfficientNet.
 CONV_INITIALIZER = {
@@ -91,8 +91,8 @@ class StochasticConv2D(keras.layers.Layer):
         strides: int or (S, T).
         window_sharing: "batch" (all images of a batch share one draw, as in the paper's experiments) or "image"
             (every image has its own, as the paper intended).
-        implementation: "auto", or one of "naive", "slices", "gather", "taps", see `keras_stoch.stochastic`. All
-            give the same result.
+        implementation: "auto", or one of "naive", "slices", "gather", "indexed", "taps", see
+            `keras_stoch.stochastic`. All give the same result.
         activation: name of an activation or a function; None for none.
         use_bias: whether to add a bias.
         kernel_initializer, bias_initializer: initialisers.
@@ -111,11 +111,12 @@ class StochasticConv2D(keras.layers.Layer):
     Output shape: (B, P, Q, F), where (P, Q) is `output_size`.
 
     Raises:
-        ValueError: for arguments out of range, and when an image is smaller than the window.
+        ValueError: for arguments out of range, when an image is smaller than the window, and when `windows` reach
+            beyond it. Inside a compiled function that can't be told: "taps" then returns NaN, others move the window.
 
-    On a CPU, leave `jit_compile` off for models with this layer (Keras's "auto" does): TensorFlow's XLA takes the
-    offsets of slices for constants and compiles anew, for about a second, whenever new windows are drawn. What profits
-    from XLA on a CPU is compiled by the layer itself. The form for GPUs, "gather", is not concerned.
+    What profits from XLA on a CPU is compiled by the layer itself. Under `jit_compile=True` the layer becomes part of
+    what is compiled, once for all draws; "slices" and "naive" would be compiled anew for every draw there, as
+    TensorFlow's XLA takes the offsets of slices for constants.
 
     Example:
 
@@ -225,6 +226,7 @@ class StochasticConv2D(keras.layers.Layer):
                     f"windows must have the shape ({self.filters}, 2) or (batch, {self.filters}, 2). "
                     f"Received: {tuple(windows.shape)}"
                 )
+            check_windows(windows, images.shape[1:3], self.window)
         if not self.image_gradient:
             images = ops.stop_gradient(images)
         kernel, bias = self.folded()

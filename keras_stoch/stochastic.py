@@ -13,6 +13,7 @@ and strides (S, T) and output_size (P, Q), and return (B, P, Q, F). Source: sect
 import functools
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_stoch.windows import window_size
@@ -66,108 +67,66 @@ def gather(images, kernel, windows, strides, output_size):
     return ops.conv(patches, kernel, strides, "valid", "channels_last")
 
 
-def taps(images, kernel, windows, strides, output_size):
-    """Every kernel entry ("tap") multiplies a shifted view of the windows; XLA fuses all taps into one loop.
+def indexed(images, kernel, windows, strides, output_size):
+    """Every kernel entry ("tap") multiplies the pixels that it meets, read by their index: windows are never gathered.
 
-    For CPUs on the TensorFlow backend, where it is the fastest form:
-
-    1. the windows are cut out of the images as they are, uint8 if they are uint8, by plain copies;
-    2. they are laid out by column modulo the stride, so that the columns a tap meets are neighbours in memory;
-    3. one loop over all images and filters converts and sums the taps, in vectors.
-
-    A dynamic offset inside the loop would keep the compiler from vectorising it, which is why the windows are cut out
-    first. Windows per image cost what windows per batch do. No gradient reaches the image.
+    For compilers that fuse the reads into one loop (XLA under TensorFlow and JAX, on a GPU). Without one, every tap
+    copies as many pixels as the output has.
     """
-    import tensorflow as tf
-
-    shared = len(windows.shape) == 2
-    C, F = images.shape[-1], kernel.shape[-1]
-    M, N = _window(kernel, strides, output_size)
-    if shared:
-        cut = [tf.slice(images, (0, *tf.unstack(windows[f]), 0), (-1, M, N, C)) for f in range(F)]
-        patches = tf.stack(cut)  # (F, B, M, N, C)
-    else:
-
-        def one_image(pair):
-            image, offsets = pair
-            return tf.stack([tf.slice(image, (*tf.unstack(offsets[f]), 0), (M, N, C)) for f in range(F)])
-
-        patches = tf.map_fn(one_image, (images, windows), fn_output_signature=images.dtype)  # (B, F, M, N, C)
-    axis = 0 if shared else 1
-
-    @tf.custom_gradient
-    def with_gradient(kernel):
-        maps = _multiply_taps(patches, kernel, strides, output_size, axis)
-        maps = tf.transpose(maps, (1, 2, 3, 0) if shared else (0, 2, 3, 1))  # (B, P, Q, F)
-
-        def gradient(upstream):
-            # One convolution per filter in the other direction: the sums over whole maps gain nothing from XLA.
-            parts = [
-                tf.raw_ops.Conv2DBackpropFilter(
-                    input=tf.cast(patches[f] if shared else patches[:, f], upstream.dtype),
-                    filter_sizes=(*kernel.shape[:3], 1),
-                    out_backprop=upstream[..., f : f + 1],
-                    strides=(1, *strides, 1),
-                    padding="VALID",
-                )
-                for f in range(F)
-            ]
-            return tf.concat(parts, -1)
-
-        return maps, gradient
-
-    return with_gradient(kernel)
+    B, (H, W, C), F = ops.shape(images)[0], images.shape[1:], kernel.shape[-1]
+    (P, Q), sum_type = output_size, _sum_type(kernel)
+    taps = ops.cast(kernel, sum_type)
+    flat = ops.reshape(images, (B, H * W * C))
+    # The pixel under the kernel's first entry, channel 0: (P, Q, F) or (B, P, Q, F).
+    rows = ops.expand_dims(windows[..., 0], -2) + ops.expand_dims(ops.arange(P) * strides[0], -1)  # (.., P, F)
+    columns = ops.expand_dims(windows[..., 1], -2) + ops.expand_dims(ops.arange(Q) * strides[1], -1)  # (.., Q, F)
+    first = (ops.expand_dims(rows, -2) * W + ops.expand_dims(columns, -3)) * C
+    total = 0
+    for i, j, c in np.ndindex(*kernel.shape[:3]):
+        pixels = first + (i * W + j) * C + c
+        if len(windows.shape) == 2:
+            seen = ops.take(flat, pixels, axis=1)  # (B, P, Q, F)
+        else:
+            seen = ops.reshape(ops.take_along_axis(flat, ops.reshape(pixels, (B, -1)), axis=1), (B, P, Q, F))
+        total = total + taps[i, j, c] * ops.cast(seen, sum_type)
+    return ops.cast(total, kernel.dtype)
 
 
-def _multiply_taps(patches, kernel, strides, output_size, axis):
-    """Steps 2 and 3 of `taps`: two leading axes, of which `axis` counts filters, (.., M, N, C) -> (.., P, Q)."""
-    lay_out, multiply = _taps_functions(tuple(kernel.shape), tuple(patches.shape[2:4]), strides, output_size, axis)
-    return multiply(lay_out(patches), kernel)
+def taps(images, kernel, windows, strides, output_size):
+    """One loop over kernel entries on images laid out by column modulo the stride, see `keras_stoch.taps`.
+
+    For CPUs on the TensorFlow backend, where it is the fastest form, with and without `jit_compile`. Windows per image
+    cost what windows per batch do. No gradient reaches the image.
+    """
+    from keras_stoch.taps import convolve
+
+    return convolve(images, kernel, _per_image(images, windows), strides, output_size)
 
 
-@functools.cache  # compiled once per set of shapes, not once per call
-def _taps_functions(kernel_shape, window, strides, output_size, axis):
-    import tensorflow as tf
-
-    (S, T), (P, Q), (M, N) = strides, output_size, window
-    K, L, C, F = kernel_shape
-    columns = -(-N // T)
-
-    @tf.function(jit_compile=True)
-    def lay_out(patches):
-        """(.., M, N, C) -> (.., C, M, T, ceil(N / T))"""
-        lead = tf.shape(patches)[:2]
-        padded = tf.pad(patches, ((0, 0), (0, 0), (0, 0), (0, columns * T - N), (0, 0)))
-        split = tf.reshape(padded, (lead[0], lead[1], M, columns, T, C))
-        return tf.transpose(split, (0, 1, 5, 2, 4, 3))
-
-    @tf.function(jit_compile=True)
-    def multiply(patches, kernel):
-        lead = (F, 1) if axis == 0 else (1, F)
-        # Half precision is summed in float32: it costs nothing in registers, and CPUs have no other way.
-        out_type, kernel = kernel.dtype, tf.cast(kernel, "float64" if kernel.dtype == "float64" else "float32")
-        total = 0.0
-        for i in range(K):
-            for j in range(L):
-                for c in range(C):
-                    # Rows i, i + S, ...; columns j, j + T, ... of every window: (.., P, Q).
-                    view = patches[:, :, c, i : i + (P - 1) * S + 1 : S, j % T, j // T : j // T + Q]
-                    total = total + tf.reshape(kernel[i, j, c], (*lead, 1, 1)) * tf.cast(view, kernel.dtype)
-        return tf.cast(total, out_type)
-
-    return lay_out, multiply
-
-
-IMPLEMENTATIONS = {"naive": naive, "slices": slices, "gather": gather, "taps": taps}
+IMPLEMENTATIONS = {"naive": naive, "slices": slices, "gather": gather, "indexed": indexed, "taps": taps}
 
 
 def choose(image_gradient: bool) -> str:
-    """The fastest form for this backend and device, by benchmarks/stochastic_conv.py."""
+    """The fastest form for this backend and device, by benchmarks/stochastic_conv.py.
+
+    On a GPU that is "gather" as far as the paper tells (section 4.2.3); "indexed" has not been measured on one.
+    """
     if _has_gpu():
         return "gather"
-    if keras.config.backend() == "tensorflow" and not image_gradient:
+    if keras.config.backend() != "tensorflow":
+        return "slices"
+    if not image_gradient:
         return "taps"
-    return "slices"
+    # XLA under TensorFlow takes the offsets of `slices` for constants, and would compile anew for every draw.
+    return "indexed" if _compiled_whole() else "slices"
+
+
+def _compiled_whole() -> bool:
+    """Whether TensorFlow is tracing a function with jit_compile=True, at whatever depth."""
+    import tensorflow as tf
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+    return not tf.executing_eagerly() and GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 @functools.cache
@@ -191,6 +150,11 @@ def _has_gpu() -> bool:
 def _window(kernel, strides, output_size) -> tuple[int, int]:
     """(M, N) for a kernel (K, L, C, F)."""
     return window_size(output_size, kernel.shape[:2], strides)
+
+
+def _sum_type(kernel) -> str:
+    """Half precision is summed in float32, as convolutions do it inside."""
+    return "float64" if keras.backend.standardize_dtype(kernel.dtype) == "float64" else "float32"
 
 
 def _cut(images, offsets, window):

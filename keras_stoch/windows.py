@@ -5,6 +5,7 @@ A window is given by the `(top, left)` offset of its first pixel, int32: (F, 2) 
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -24,6 +25,27 @@ def check_fits(image_size, window) -> None:
             f"The image is smaller than the window that each kernel is convolved over: an output of this size needs "
             f"images of at least {window[0]}x{window[1]} pixels (height x width). "
             f"Received: {image_size[0]}x{image_size[1]}"
+        )
+
+
+def check_windows(windows, image_size, window) -> None:
+    """ValueError if a window reaches beyond its image, where the numbers are at hand: symbolic ones pass.
+
+    Args:
+        windows: int tensor (..., 2) of (top, left).
+        image_size, window: (H, W) and (M, N) in pixels.
+    """
+    try:
+        corners = np.asarray(ops.convert_to_numpy(windows)).reshape(-1, 2)
+    except Exception:  # every framework has an error of its own for a tensor that has no value yet
+        return
+    last = np.subtract(image_size, window)
+    wrong = corners[((corners < 0) | (corners > last)).any(-1)]
+    if len(wrong):
+        raise ValueError(
+            f"Windows of {window[0]}x{window[1]} pixels in an image of {image_size[0]}x{image_size[1]} begin between "
+            f"(0, 0) and ({last[0]}, {last[1]}). Received: {len(wrong)} of {len(corners)} elsewhere, the first at "
+            f"({wrong[0][0]}, {wrong[0][1]})"
         )
 
 

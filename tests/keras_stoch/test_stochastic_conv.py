@@ -1,5 +1,9 @@
 """The stochastic layer against a convolution by hand, and Keras's contract of a layer."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -142,17 +146,73 @@ def test_replicas_draw_differently(mirrored):
     assert not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize(("form", "jit"), [("auto", False), ("auto", True), ("indexed", True)])
 @pytest.mark.parametrize("sharing", ["batch", "image"])
-def test_under_tf_function(jit, sharing, rng):
-    images = rng.integers(0, 256, (2, 30, 30, 3)).astype("uint8")
-    layer = StochasticConv2D(4, 3, 6, 2, window_sharing=sharing, seed=1)
+def test_under_tf_function(form, jit, sharing, rng):
+    images = rng.integers(0, 256, (2, 24, 25, 2)).astype("uint8")
+    layer = StochasticConv2D(4, 3, 6, 2, window_sharing=sharing, seed=1, implementation=form)
     layer.build(images.shape)
-    windows = layer.draw_windows((30, 30), 2)
-    compiled = tf.function(lambda x, w: layer(x, windows=w), jit_compile=jit)
-    np.testing.assert_allclose(compiled(images, windows), layer(images, windows=windows), rtol=1e-4, atol=1e-3)
+    upstream = tf.constant(rng.normal(size=(2, 6, 6, 4)), tf.float32)
+
+    def run(x, windows=None):
+        with tf.GradientTape() as tape:
+            maps = layer(x, windows=windows)
+            loss = tf.reduce_sum(maps * upstream)
+        return maps, tape.gradient(loss, layer.kernel.value)
+
+    compiled = tf.function(run, jit_compile=jit)
+    windows = layer.draw_windows((24, 25), 2)
+    maps, gradient = compiled(images, windows)
+    expected = by_hand(images.astype(float), layer.kernel.numpy().astype(float), windows.numpy(), (2, 2), (6, 6))
+    np.testing.assert_allclose(maps, expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(gradient, run(images, windows)[1], rtol=1e-4, atol=1e-2)
     drawn = tf.function(layer, jit_compile=jit)
     assert not np.array_equal(drawn(images), drawn(images))
+
+
+def test_a_window_beyond_the_image(rng):
+    """Told where numbers are at hand; NaN, and no pixels of another place, where they are not."""
+    images = rng.normal(size=(2, 20, 30, 1)).astype("float32")
+    layer = StochasticConv2D(2, 3, 4)
+    layer(images, windows=[[14, 24], [0, 0]])
+    for bad in ([[15, 24], [0, 0]], [[14, 25], [0, 0]], [[0, -1], [0, 0]]):
+        message = rf"6x6 pixels in an image of 20x30 .*\(14, 24\). Received: 1 of 2 .*\({bad[0][0]}, {bad[0][1]}\)"
+        with pytest.raises(ValueError, match=message):
+            layer(images, windows=bad)
+        graph = tf.function(lambda windows: layer(images, windows=windows))
+        assert np.isnan(graph(tf.constant(bad))).all()
+
+
+COUNTED = """
+import glob, sys
+import keras, numpy as np
+import keras_stoch
+
+images = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3)).astype("uint8")
+for sharing in ("batch", "image"):
+    conv = keras_stoch.StochasticConv2D(4, 3, 6, 2, window_sharing=sharing, rescale=1 / 255)
+    model = keras.Sequential([keras.Input((40, 40, 3)), conv, keras.layers.GlobalAveragePooling2D()])
+    model.compile("sgd", "mse", jit_compile=True)
+    losses, counts = [], []
+    for _ in range(10):
+        losses.append(float(model.train_on_batch(images, np.zeros((2, 4)))))
+        counts.append(len(glob.glob(sys.argv[1] + "/*before_optimizations.txt")))
+    print(len(set(losses)), counts[0], counts[-1])
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_compiled_once_for_all_draws(tmp_path):
+    """XLA writes down every program that it compiles: ten steps with other windows add none to the first."""
+    environment = os.environ | {"XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"}
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTED, tmp_path], env=environment, capture_output=True, text=True, check=True
+    )
+    for line in done.stdout.strip().splitlines()[-2:]:
+        different, first, last = map(int, line.split())
+        assert different == 10  # the windows were drawn anew
+        assert first > 0
+        assert last == first
 
 
 @pytest.mark.parametrize("sharing", ["batch", "image"])

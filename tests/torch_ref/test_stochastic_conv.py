@@ -62,3 +62,23 @@ def test_bad_arguments():
         StochasticConv2d(3, 4, 3, 5)(torch.zeros(1, 3, 6, 9))
     with pytest.raises(ValueError, match=r"Received: \(3, 2\)"):
         StochasticConv2d(3, 4, 3, 5)(torch.zeros(1, 3, 9, 9), windows=torch.zeros(3, 2))
+
+
+@pytest.mark.slow  # a C++ compiler runs
+def test_indexed_reads_under_torch_compile(rng):
+    """The form for GPUs, compiled: equal in values and in the kernel's gradient, once for all draws."""
+    images = torch.from_numpy(rng.integers(0, 256, (2, 20, 21, 2)).astype("uint8")).permute(0, 3, 1, 2)
+    kernel = torch.from_numpy(rng.normal(size=(3, 2, 2, 1))).requires_grad_()
+    upstream = torch.from_numpy(rng.normal(size=(2, 3, 5, 6)))
+    torch._dynamo.reset()
+    compiled = torch.compile(stochastic.indexed, fullgraph=True)
+    spans = np.subtract((20, 21), window_size((5, 6), (2, 1), (2, 2))) + 1
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(3):
+            windows = torch.from_numpy(rng.integers(0, spans, (2, 3, 2)))
+            results = []
+            for form in (stochastic.slices, compiled):
+                maps = form(images, kernel, windows, (2, 2), (5, 6))
+                results.append((maps.detach(), *torch.autograd.grad((maps * upstream).sum(), kernel)))
+            for expected, actual in zip(*results, strict=True):
+                np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-10)
