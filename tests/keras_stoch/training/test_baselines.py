@@ -68,6 +68,7 @@ def test_what_is_compared_gets_equal_time():
     assert settings.seconds == pytest.approx(1.8 * 3600 / 18)
 
 
+@pytest.mark.slow
 def test_tiles_are_all_of_the_image_and_averaged():
     settings = Baselines(sides=())
     (candidate,) = (c for c in candidates(settings) if c.name == "tiles")
