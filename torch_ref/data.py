@@ -1,7 +1,8 @@
 """A prepared folder -> batches for PyTorch: the same images, order and augmentation as `keras_stoch.data.pipeline`.
 
 What the two share is the folder and one convention: the order of an epoch is NumPy's permutation seeded by
-(seed, epoch, 0), and the transforms are uniform numbers seeded by (seed, epoch, 1), one row for every image.
+(seed, epoch, 0), the transforms are uniform numbers seeded by (seed, epoch, 1), one row for every image, and a balanced
+epoch is drawn by permutations seeded by (seed, epoch, 3).
 """
 
 import csv
@@ -40,7 +41,8 @@ class PreparedImages(torch.utils.data.Dataset):
         split: "train", "validation", or None for all.
         low_res, high_res: sides in pixels; without `high_res`, JPEGs are decoded at reduced scale.
         augment: rotation, scale and flips, one transform per image for both resolutions.
-        seed: of the augmentation.
+        balanced: draw images for every epoch so that half of them are malignant, as `balanced_draw` has it.
+        seed: of the augmentation, and of the draw.
         fold: of a folder with folds, the one that is for validation; None goes by the column `split`.
 
     Items are ({"low_res", "high_res"}, target): uint8 tensors (3, side, side) and a float32 scalar.
@@ -50,7 +52,10 @@ class PreparedImages(torch.utils.data.Dataset):
             another size than the first.
     """
 
-    def __init__(self, folder, split="train", low_res=224, high_res=1024, augment=False, seed=0, fold=None):
+    def __init__(
+        self, folder, split="train", low_res=224, high_res=1024, augment=False, seed=0, fold=None, balanced=False
+    ):
+        self.balanced = balanced
         self.folder, self.low_res, self.high_res = of_this_machine(folder), low_res, high_res
         self.augment, self.seed = augment, seed
         if not (self.folder / "manifest.csv").is_file():
@@ -84,7 +89,9 @@ class PreparedImages(torch.utils.data.Dataset):
             raise ValueError(f"{path} is damaged ({reason}); prepare it again") from None
 
     def set_epoch(self, epoch: int):
-        """Draws the transforms of this epoch."""
+        """Draws the images and the transforms of this epoch."""
+        everything = np.arange(len(self.files))
+        self.drawn = balanced_draw(self.targets, self.seed, epoch) if self.balanced else everything
         uniform = np.random.default_rng((self.seed, epoch, 1)).random((len(self.files), 4))
         self.transforms = np.concatenate(
             [[[-180.0, 0.6]] + uniform[:, :2] * [[360.0, 1.0 - 0.6]], np.floor(2 * uniform[:, 2:])], axis=1
@@ -93,7 +100,8 @@ class PreparedImages(torch.utils.data.Dataset):
     def __len__(self):
         return len(self.files)
 
-    def __getitem__(self, index):
+    def __getitem__(self, place):
+        index = self.drawn[place]
         with self._open(index) as file:
             if file.size != (self.size,) * 2:
                 found, wanted = f"{file.width}x{file.height}", f"{self.size}x{self.size}"
@@ -110,10 +118,37 @@ class PreparedImages(torch.utils.data.Dataset):
         if self.high_res and image.shape[-1] != self.high_res:
             image = reduce(image, self.high_res)
         if self.augment:
-            image = transform(image, self.transforms[index])
+            image = transform(image, self.transforms[place])
         small = reduce(image, self.low_res) if image.shape[-1] != self.low_res else image
         target = torch.tensor(self.targets[index])
         return ({"low_res": small, "high_res": image} if self.high_res else {"low_res": small}), target
+
+
+def balanced_draw(targets, seed: int, epoch: int) -> np.ndarray:
+    """Images of one epoch, as many as there are, half of them of each class; of an odd number one more is benign.
+
+    Args:
+        targets: (images,) of 0 and 1.
+        seed, epoch: what the draw depends on.
+
+    Returns:
+        Positions in `targets`, benign ones first. A class is gone through in a new order until its half is full.
+
+    Raises:
+        ValueError: unless both classes are there.
+    """
+    rng = np.random.default_rng((seed, epoch, 3))
+    malignant = len(targets) // 2
+    halves = []
+    for target, count in ((0, len(targets) - malignant), (1, malignant)):
+        of_class = np.flatnonzero(targets == target)
+        if len(of_class) == 0:
+            raise ValueError(f"balanced needs images of both targets, 0 and 1. Received: none of {target}")
+        half = np.empty(0, int)
+        while len(half) < count:
+            half = np.append(half, rng.permutation(of_class))
+        halves.append(half[:count])
+    return np.concatenate(halves)
 
 
 def transform(image: torch.Tensor, parameters) -> torch.Tensor:
@@ -178,12 +213,12 @@ class EpochBatches(torch.utils.data.Sampler):
 
 def make_loader(
     folder, split="train", batch_size=100, low_res=224, high_res=1024, augment=False, shuffle=False, seed=0,
-    drop_remainder=False, rank=0, world=1, num_workers=0, fold=None,
+    drop_remainder=False, rank=0, world=1, num_workers=0, fold=None, balanced=False,
 ):  # fmt: skip
     """A DataLoader over a prepared folder.
 
     Call `loader.dataset.set_epoch(n)` and `loader.batch_sampler.set_epoch(n)` before each epoch.
     """
-    images = PreparedImages(folder, split, low_res, high_res, augment, seed, fold)
+    images = PreparedImages(folder, split, low_res, high_res, augment, seed, fold, balanced)
     batches = EpochBatches(len(images), batch_size, shuffle, seed, drop_remainder, rank, world)
     return torch.utils.data.DataLoader(images, batch_sampler=batches, num_workers=num_workers)

@@ -201,15 +201,19 @@ class BatchNorm2d(nn.BatchNorm2d):
         synchronized: whether the processes of `torch.distributed` share their statistics in training, as
             `keras.layers.BatchNormalization(synchronized=True)` does; False by default. `nn.SyncBatchNorm` does not run
             on a CPU, and stores the unbiased variance too.
+        frozen: whether training leaves the statistics as they are and normalises by them, as a Keras layer that is not
+            trainable does; False by default.
     """
 
     def __init__(self, channels):
         super().__init__(channels, eps=1e-3, momentum=0.01)
-        self.synchronized = False
+        self.synchronized, self.frozen = False, False
 
     def forward(self, x):
         if not self.training:
             return super().forward(x)
+        if self.frozen:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         if self.synchronized:
             return self._forward_synchronized(x)
         # Into copies, since autograd keeps the tensors it was given.

@@ -194,14 +194,14 @@ def test_autocast(lesions, tmp_path):
 
 # `torch_ref.training`'s own program, which also tells what weights each process ends with.
 PROGRAM = """
-import importlib, os, sys, torch
+import os, sys, torch
 sys.path.insert(0, os.environ["ROOT"])
 from tests.tiny import registered
 from torch_ref.training.__main__ import main
-fit = importlib.import_module("torch_ref.training.fit")  # the package's attribute of this name is the function
+from torch_ref.training import stages
 torch.set_default_dtype(getattr(torch, os.environ.get("DTYPE", "float32")))
-nets, make_optimizer = [], fit.make_optimizer
-fit.make_optimizer = lambda net, recipe: (nets.append(net), make_optimizer(net, recipe))[1]
+nets, make_optimizer = [], stages.make_optimizer
+stages.make_optimizer = lambda net, recipe: (nets.append(net), make_optimizer(net, recipe))[1]
 with registered():
     main()
 with open(os.path.join(sys.argv[3], "rank" + os.environ["RANK"]), "w") as file:

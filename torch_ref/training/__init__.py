@@ -2,7 +2,7 @@
 
 from torch_ref.training.engine import train_step, validation_step
 from torch_ref.training.fit import fit
-from torch_ref.training.optimizer import RMSprop, make_optimizer
-from torch_ref.training.recipe import Recipe
+from torch_ref.training.optimizer import AdamW, RMSprop, make_optimizer
+from torch_ref.training.recipe import RECIPES, Recipe
 
-__all__ = ["RMSprop", "Recipe", "fit", "make_optimizer", "train_step", "validation_step"]
+__all__ = ["RECIPES", "AdamW", "RMSprop", "Recipe", "fit", "make_optimizer", "train_step", "validation_step"]

@@ -4,11 +4,14 @@ import argparse
 import os
 import re
 import sys
+import typing
 from dataclasses import fields
 from importlib import metadata
 
 from torch_ref.training.fit import fit
-from torch_ref.training.recipe import Recipe
+from torch_ref.training.recipe import RECIPES, Recipe
+
+FIELDS = {field.name for field in fields(Recipe)}
 
 
 def make_parser():
@@ -24,13 +27,13 @@ def make_parser():
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--run", type=int, help="train this one of the runs, counted from 0, alone")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recipe", choices=tuple(RECIPES), default="paper", help="what is left out is taken from it")
+    hints = typing.get_type_hints(Recipe)
     for field in fields(Recipe):
-        name, kind = "--" + field.name.replace("_", "-"), type(field.default)
-        if kind is bool:
-            parser.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default)
-        else:
-            kind = {"low_res": int, "high_res": int}.get(field.name, str if field.default is None else kind)
-            parser.add_argument(name, type=kind, default=field.default)
+        name, hint = "--" + field.name.replace("_", "-"), hints[field.name]
+        kind = next((kind for kind in typing.get_args(hint) if kind is not type(None)), hint)
+        action = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        parser.add_argument(name, default=None, **action)
     return parser
 
 
@@ -43,6 +46,7 @@ def _version() -> str:
 
 def main(arguments=None) -> int:
     options = vars(make_parser().parse_args(arguments))
+    options = {name: value for name, value in options.items() if value is not None or name not in FIELDS}
     names, progress = [options.pop(name) for name in ("model", "data", "out")], not options.pop("quiet")
     try:
         results = fit(*names, progress=progress, **options)

@@ -5,36 +5,48 @@ import contextlib
 import torch
 import torch.nn.functional as F
 
+from torch_ref.training.optimizer import cross_entropy
 from torch_ref.training.recipe import Recipe
 
 
 def train_step(
-    model, optimizer, inputs: dict, targets: torch.Tensor, rate: float, draws=None, scaler=None, precision=None
+    model,
+    optimizer,
+    inputs: dict,
+    targets: torch.Tensor,
+    rate: float | None,
+    draws=None,
+    scaler=None,
+    recipe: Recipe | None = None,
+    loss_of=None,
 ):
     """One step of the optimiser on one batch.
 
     Args:
         model: from `create_model`, or anything that takes the same keywords.
-        optimizer: `RMSprop`.
+        optimizer: `torch.optim.Optimizer`.
         inputs: dict of "low_res" and "high_res" tensors (batch, 3, side, side).
         targets: (batch,).
-        rate: the learning rate.
+        rate: the learning rate; None for the optimizer's own.
         draws: dict of "windows" and "drop_masks" to use instead of draws.
         scaler: torch.amp.GradScaler, for float16.
-        precision: None, or "bfloat16" or "float16" for a forward pass under autocast.
+        recipe: for its loss and precision; the paper's by default.
+        loss_of: a function of (targets, logits) in the place of the recipe's loss.
 
     Returns:
         The mean loss before the step, and the logits (batch, 1), both detached.
     """
+    recipe = recipe or Recipe()
     model.train()
-    for group in optimizer.param_groups:
+    for group in optimizer.param_groups if rate is not None else ():
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    with _autocast(precision, targets.device):
+    with _autocast(recipe.mixed_precision, targets.device):
         logits = model(**inputs, **(draws or {}))
-    if precision is not None:
+    if recipe.mixed_precision is not None:
         logits = logits.float()
-    loss = F.binary_cross_entropy_with_logits(logits, targets.reshape(-1, 1).to(logits.dtype))
+    targets = targets.reshape(-1, 1).to(logits.dtype)
+    loss = cross_entropy(targets, logits, recipe) if loss_of is None else loss_of(targets, logits).mean()
     if scaler is None:
         loss.backward()
         optimizer.step()

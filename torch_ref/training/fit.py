@@ -21,11 +21,13 @@ from torch_ref.architectures import get_architecture
 from torch_ref.checkpoints import load_official_weights, read_official_weights
 from torch_ref.files import of_this_machine
 from torch_ref.models import create_model
-from torch_ref.training.engine import train_step, validation_step
-from torch_ref.training.optimizer import make_optimizer
-from torch_ref.training.recipe import Recipe, is_int, make_recipe
+from torch_ref.training.engine import validation_step
+from torch_ref.training.freezing import places_until
+from torch_ref.training.own import Own, split_own
+from torch_ref.training.recipe import Recipe, is_int
 from torch_ref.training.runs import RunFolder, Spectator
 from torch_ref.training.sources import make_source
+from torch_ref.training.stages import Trainer
 from torch_ref.training.strategies import Strategy, get_strategy
 
 
@@ -34,14 +36,16 @@ def fit(
     data,
     out,
     *,
+    recipe="paper",
     runs: int = 1,
     run: int | None = None,
     seed: int = 0,
     weights=None,
+    loss=None,
     device=None,
     num_workers: int = 0,
     progress=False,
-    **recipe,
+    **fields,
 ) -> list[dict]:
     """Trains a model by name on a prepared folder, and writes the files that `keras_stoch.fit` writes.
 
@@ -52,16 +56,21 @@ def fit(
         model: name, see `create_model`.
         data: folder written by `keras-stoch prepare` or `lesions`.
         out: folder; run n goes to `run-n` below it.
+        recipe: the name of one, "paper" or "fine-tune" (see `torch_ref.training.RECIPES`), or a `Recipe`.
         runs: number of runs, with the seeds `seed`, `seed + 1`, ...; in a folder with folds run n is validated on fold
             n and trained on the others.
         run: number of the one run to train, so that several machines share them; all of `runs` by default.
         seed: of weights, order, augmentation, windows and dropout.
         weights: official weights to start every run from, see `create_model`; what was loaded, and what was not, stands
             in config.json.
+        loss: a function of (targets, logits), both (batch, 1), that gives losses per image or their mean; the recipe's
+            cross-entropy by default, which validation tells in any case.
         device: "cpu", "cuda", ...; CUDA where there is one by default.
         num_workers: processes that read images.
         progress: say on stderr what is trained on what, with a line for each epoch.
-        **recipe: fields of `Recipe`.
+        **fields: fields of `Recipe` that differ from the recipe's. `optimizer` may also be a function of the parameters
+            that gives a torch.optim.Optimizer, which keeps its own learning rate; `learning_rate` a function of the
+            step, counted from 0 over the whole run.
 
     Returns:
         A dict per run, as in result.json.
@@ -71,7 +80,9 @@ def fit(
             or weights that do not fit.
         FloatingPointError: if the loss is no number any more; the last epoch's weights are kept.
     """
-    recipe = make_recipe(recipe)
+    recipe, own = split_own(fields, recipe, loss)
+    if recipe.freeze is not None:
+        places_until(get_architecture(model), recipe.freeze)
     if get_architecture(model).join is None:
         for name, unset in (("high_res", None), ("passes", 1)):
             if getattr(recipe, name) != unset:
@@ -81,11 +92,15 @@ def fit(
             raise ValueError(f"{name} must be an integer of at least {least}. Received: {value!r}")
     if run is not None and (not is_int(run) or run < 0 or (runs > 1 and run >= runs)):
         raise ValueError(f"run must be an integer of at least 0, and less than runs where there are several: {run!r}")
+    replaced = own.identity()
     official = None if weights is None else read_official_weights(weights)
     with get_strategy(device) as strategy:
         progress = progress and strategy.is_chief
         return [
-            _run(model, data, out, number, recipe, seed + number, official, num_workers, strategy, progress)
+            _run(
+                *(model, data, out, number, recipe, own, replaced, seed + number),
+                *(official, num_workers, strategy, progress),
+            )
             for number in (range(runs) if run is None else [run])
         ]
 
@@ -126,43 +141,45 @@ def _draws_seed(seed, strategy: Strategy) -> int:
     return seed * 1_000_003 + strategy.rank
 
 
-def _run(name, data, out, run, recipe, seed, official, num_workers, strategy: Strategy, progress) -> dict:
+def _run(
+    name, data, out, run, recipe, own: Own, replaced, seed, official, num_workers, strategy: Strategy, progress
+) -> dict:
     """One run: what is known of it, and what comes of it."""
     path = of_this_machine(out) / f"run-{run}"
     net, began = _model(name, recipe, seed, official, strategy)
     source = make_source(name, data, recipe, seed, num_workers, strategy, run)
     config = {"model": name, "recipe": asdict(recipe), "data": source.identity, "seed": seed}
     config |= {"processes": strategy.world, "device": strategy.device.type} | began
+    config |= {"own": replaced} if replaced else {}
     with contextlib.closing((RunFolder if strategy.is_chief else Spectator)(path, config)) as folder:
         ended = folder.ended()
         if progress:
             told = f"has ended: {ended['epochs']} epochs" if ended else f"on {source.told}"
             print(f"{name}, {path}, {told}", file=sys.stderr, flush=True)
-        return _train(net, source, folder, recipe, seed, strategy, progress) if ended is None else ended
+        if ended is not None:
+            return ended
+        return _train(net, source, folder, recipe, own, get_architecture(name), seed, strategy, progress)
 
 
-def _train(net, source, folder, recipe, seed, strategy: Strategy, progress) -> dict:
+def _train(net, source, folder, recipe, own, architecture, seed, strategy: Strategy, progress) -> dict:
     """One run, from its beginning to its end."""
     path = folder.path
-    model = strategy.distribute(net, recipe.sync_batch_norm)
+    trainer = Trainer(net, recipe, own, architecture, strategy, len(source.train))
     # Weights come from the same seed in every process; what is drawn from here on must differ.
     torch.manual_seed(_draws_seed(seed, strategy))
-    optimizer = make_optimizer(net, recipe)
     device = strategy.device
     scaler = torch.amp.GradScaler(device.type) if recipe.mixed_precision == "float16" else None
     folder.begin()
     best, best_epoch, seconds = -math.inf, -1, 0.0
-    for epoch in range(recipe.epochs):
+    epoch = 0
+    while epoch < recipe.epochs and not recipe.stale(epoch, best_epoch):
         started = time.monotonic()
         source.begin_epoch(epoch)
+        trainer.begin_epoch(epoch)
         seen = []
         for batch, (inputs, targets) in enumerate(source.train):
             inputs, targets = _to(inputs, device), targets.to(device)
-            loss, logits = train_step(
-                *(model, optimizer, inputs, targets, recipe.rate(epoch)),
-                scaler=scaler,
-                precision=recipe.mixed_precision,
-            )
+            loss, logits = trainer.step(inputs, targets, epoch, batch, scaler)
             loss = float(strategy.mean(loss))
             logits, targets = strategy.gather(logits), strategy.gather(targets)
             if not math.isfinite(loss):
@@ -172,9 +189,15 @@ def _train(net, source, folder, recipe, seed, strategy: Strategy, progress) -> d
             seen.append(([loss], logits.float().cpu().numpy()[:, 0], targets.cpu().numpy()))
             folder.add_batch(epoch, batch, loss)
         losses, logits, targets = (np.concatenate(parts) for parts in zip(*seen, strict=True))
-        val_loss, val_auc = _validate(net, source, recipe, device)
-        if not math.isfinite(val_loss):
-            raise FloatingPointError(f"The validation loss became no number in epoch {epoch}. {_kept(path, epoch)}")
+        with trainer.averaged():
+            val_loss, val_auc = map(strategy.of_chief, _validate(net, source, recipe, device))
+            if not math.isfinite(val_loss):
+                raise FloatingPointError(f"The validation loss became no number in epoch {epoch}. {_kept(path, epoch)}")
+            # One class only has no AUC; the first weights are then the best that are known.
+            if val_auc > best or best_epoch < 0:
+                best, best_epoch = max(best, val_auc), epoch
+                folder.save_weights(net, "best")
+            folder.save_weights(net, "last")
         spent = round(time.monotonic() - started, 2)
         seconds += spent
         row = {
@@ -183,20 +206,18 @@ def _train(net, source, folder, recipe, seed, strategy: Strategy, progress) -> d
             "val_loss": val_loss,
             "train_auc": _roc_auc(targets, logits),
             "val_auc": val_auc,
-            "learning_rate": recipe.rate(epoch),
+            "learning_rate": trainer.rate,
             "seconds": spent,
         }
-        # One class only has no AUC; the first weights are then the best that are known.
-        if val_auc > best or best_epoch < 0:
-            best, best_epoch = max(best, val_auc), epoch
-            folder.save_weights(net, "best")
-        folder.save_weights(net, "last")
         folder.add_epoch(row)
         if progress:
             print(_line(row, recipe.epochs), file=sys.stderr, flush=True)
+        epoch += 1
+    if progress and epoch < recipe.epochs:
+        print(f"no better validation AUC in {recipe.patience} epochs, which ends training", file=sys.stderr, flush=True)
     result = {
         "seed": seed,
-        "epochs": recipe.epochs,
+        "epochs": epoch,
         "best_epoch": best_epoch,
         "best_val_auc": best if math.isfinite(best) else math.nan,
         "final_val_auc": row["val_auc"],

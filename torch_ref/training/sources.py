@@ -31,7 +31,7 @@ class Source:
     told: str = ""
 
     def begin_epoch(self, epoch: int):
-        """Draws the order and the transforms of this epoch."""
+        """Draws the images, the order and the transforms of this epoch."""
         self.train.dataset.set_epoch(epoch)
         self.train.batch_sampler.set_epoch(epoch)
         self.validation.dataset.set_epoch(epoch)
@@ -63,8 +63,8 @@ def make_source(
         "fold": fold_of(data, run),
     }
     train = make_loader(
-        data, "train", recipe.batch_size, augment=recipe.augment, shuffle=True, drop_remainder=True,
-        rank=strategy.rank, world=strategy.world, **common,
+        data, "train", recipe.batch_size, augment=recipe.augment, shuffle=True, balanced=recipe.balanced,
+        drop_remainder=True, rank=strategy.rank, world=strategy.world, **common,
     )  # fmt: skip
     validation = make_loader(data, "validation", recipe.batch_size, augment=recipe.augment_validation, **common)
     for side, loader in (("train", train), ("validation", validation)):

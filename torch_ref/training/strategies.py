@@ -54,6 +54,14 @@ class Strategy:
         torch.distributed.all_gather(parts, part.contiguous())
         return torch.cat(parts)
 
+    def of_chief(self, value: float) -> float:
+        """The number that the chief has."""
+        if self.world == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(shared, 0)
+        return float(shared)
+
     def wait(self):
         """Until all processes are here."""
         if self.world > 1:
