@@ -24,6 +24,7 @@ _EXPORTS = {
     "AveragedPasses": "evaluation.predictions",
     "EfficientNet": "models",
     "Pipeline": "data.pipeline",
+    "RECIPES": "training.recipe",
     "Recipe": "training.recipe",
     "StochasticConv2D": "layers",
     "StochasticModel": "models",

@@ -21,6 +21,8 @@ LONGEST_FIRST = (
     "keras_stoch/training/test_runs.py",
     "keras_stoch/training/test_datasets.py",
     "keras_stoch/training/test_interrupts.py",
+    "keras_stoch/training/test_fine_tune.py",
+    "keras_stoch/training/test_own.py",
     "docs/test_code_blocks.py",
     "keras_stoch/test_from_weights_to_server.py",
     "keras_stoch/test_detail.py",

@@ -4,16 +4,22 @@ import argparse
 import dataclasses
 import inspect
 import re
+import typing
 
 import keras_stoch
 from keras_stoch.commands.options import add_command, load_tensorflow
 from keras_stoch.files import check_no_file
-from keras_stoch.training.recipe import PRECISIONS, Recipe
+from keras_stoch.training.recipe import OPTIMIZERS, PRECISIONS, RECIPES, SCHEDULES, Recipe
 
 
 def add_fit(commands):
     explained = _attributes(Recipe)
-    choices = {"mixed_precision": PRECISIONS[1:], "window_sharing": ("batch", "image")}
+    choices = {
+        "mixed_precision": PRECISIONS[1:],
+        "window_sharing": ("batch", "image"),
+        "optimizer": OPTIMIZERS,
+        "schedule": SCHEDULES,
+    }
     command = add_command(commands, "fit", _fit, "train a model, one or several times; goes on if interrupted", True)
     command.add_argument("model", metavar="MODEL", help="a name such as split-b0, see `keras-stoch models`")
     command.add_argument(
@@ -33,47 +39,58 @@ def add_fit(commands):
     command.add_argument("--strategy", default="one", choices=("one", "mirrored", "multiworker"), help="devices to use")
     command.add_argument("--shards", action="store_true", help="read the folder's TFRecord files, each worker its own")
     command.add_argument("--checkpoint-seconds", type=float, default=300, metavar="S", help="between checkpoints")
-    recipe = command.add_argument_group("recipe (the defaults are the paper's)")
+    recipe = command.add_argument_group("recipe", "--recipe names one, and what else is given here changes it.")
+    recipe.add_argument("--recipe", choices=tuple(RECIPES), default="paper", help="where the other values come from")
+    metavars = {"freeze": "UNTIL"}
     for field in dataclasses.fields(Recipe):
-        name, kind, told = "--" + field.name.replace("_", "-"), type(field.default), explained[field.name]
+        name, kind, told = "--" + field.name.replace("_", "-"), _kind(field.name), explained[field.name]
+        told += _values(field.name)
         if kind is bool:
-            recipe.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default, help=told)
+            recipe.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=told)
         elif field.name in choices:
-            recipe.add_argument(name, choices=choices[field.name], default=field.default, help=told)
+            recipe.add_argument(name, choices=choices[field.name], help=told)
         else:
-            kind = int if field.name in ("low_res", "high_res") else kind
-            metavar = {int: "N", float: "X"}[kind]
-            recipe.add_argument(name, type=kind, default=field.default, metavar=metavar, help=told)
+            metavar = metavars.get(field.name, {int: "N", float: "X"}.get(kind))
+            recipe.add_argument(name, type=kind, metavar=metavar, help=told)
+
+
+def _kind(name: str) -> type:
+    """The type of a recipe's field, where it is not None."""
+    hint = typing.get_type_hints(Recipe)[name]
+    return next((kind for kind in typing.get_args(hint) if kind is not type(None)), hint)
+
+
+def _values(name: str) -> str:
+    """What the recipes have for a field: one value where they agree; nothing for None."""
+    values = {recipe: getattr(record.recipe, name) for recipe, record in RECIPES.items()}
+    if len(set(values.values())) == 1:
+        value = values["paper"]
+        return "" if value is None else f" (default: {value})"
+    return f" ({', '.join(f'{recipe}: {value}' for recipe, value in values.items())})"
 
 
 def _attributes(cls) -> dict[str, str]:
     """Names of a class's attributes and what its docstring says of them."""
     text = inspect.getdoc(cls).partition("Attributes:\n")[2]
     found = {}
-    for names, told in re.findall(r"^    ([a-z_, ]+): (.*(?:\n {8,}.*)*)", text, re.MULTILINE):
+    for names, told in re.findall(r"^    ([a-z0-9_, ]+): (.*(?:\n {8,}.*)*)", text, re.MULTILINE):
         sentence = " ".join(told.split()).rstrip(".")
         found |= {name: sentence.replace("%", "%%") for name in names.split(", ")}
     return found
 
 
 def _fit(options):
-    from keras_stoch.training.fit import check_arguments
+    from keras_stoch.training.arguments import check_arguments
 
     if options.data is None:
         raise ValueError(
             "--data must be named: a folder written by `keras-stoch prepare` or `keras-stoch lesions`, or `--data "
             "lesions` for generated ones"
         )
-    names = (
-        "weights",
-        "runs",
-        "seed",
-        "strategy",
-        "shards",
-        "checkpoint_seconds",
-        *(field.name for field in dataclasses.fields(Recipe)),
-    )
+    names = ("recipe", "weights", "runs", "seed", "strategy", "shards", "checkpoint_seconds")
     given = {name: getattr(options, name) for name in names} | {"run": options.number}
+    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)}
+    given |= {name: value for name, value in fields.items() if value is not None}
     check_arguments(options.model, options.data, options.out, **given)
     load_tensorflow()
     results = keras_stoch.fit(options.model, options.data, options.out, progress=not options.quiet, **given)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from keras_stoch.data.augment import IDENTITY, affine_matrix, draw_transforms, reduce, transform
 from keras_stoch.data.photographs import Dropped, open_image
+from keras_stoch.data.sampling import balanced_draw, epoch_order
 from keras_stoch.data.shards import Shards
 from keras_stoch.files import check_prepared
 from keras_stoch.storage import Remote, as_path, is_remote
@@ -38,7 +39,8 @@ class Pipeline:
             reduced scale, and the large image never exists.
         augment: draw a transform for every image and epoch (`augment.draw_transforms`).
         shuffle: draw an order for every epoch.
-        seed: of both.
+        balanced: draw images for every epoch so that half of them are malignant; see `sampling.balanced_draw`.
+        seed: of all three.
         remainder: of the last batch: "keep" it short, "drop" it, or "pad" it with the first images, in which case
             batches have a third part, weights of 1 and 0.
         source: "files", or "shards" for the TFRecord files of a folder, one split of them. Shards are shuffled by file
@@ -75,6 +77,7 @@ class Pipeline:
     high_res: int | None = 1024
     augment: bool = False
     shuffle: bool = False
+    balanced: bool = False
     seed: int = 0
     remainder: str = "keep"
     source: str = "files"
@@ -120,6 +123,9 @@ class Pipeline:
                 "batch_size"
             )
         self.files = [str(self._root / name) for name in self.rows["file"]]
+        if self.balanced and self.source == "shards":
+            raise ValueError("balanced=True needs images by number; shards are read one after the other")
+        self.drawn(0)
         if self.source == "shards":
             if isinstance(self.data, pd.DataFrame) or self.split is None:
                 # Shards hold the targets and the rows of the folder's own manifest, apart for each split.
@@ -145,13 +151,17 @@ class Pipeline:
         return self.high_res or self._size // self._ratio
 
     def order(self, epoch: int) -> np.ndarray:
-        """Positions in `rows`, in the order of this epoch (when read from files)."""
+        """Positions in `drawn`, in the order of this epoch (when read from files)."""
         if not self.shuffle:
             return np.arange(len(self.rows))
         return epoch_order(len(self.rows), self.seed, epoch)
 
+    def drawn(self, epoch: int) -> np.ndarray:
+        """Positions in `rows` of what this epoch is made of: each once, or a balanced draw."""
+        return balanced_draw(self.targets, self.seed, epoch) if self.balanced else np.arange(len(self.rows))
+
     def transforms(self, epoch: int) -> np.ndarray:
-        """Transforms of this epoch, (images, 4), by position in `rows`; see `augment.draw_transforms`."""
+        """Transforms of this epoch, (images, 4), by position in `drawn`; see `augment.draw_transforms`."""
         if not self.augment:
             return np.tile(IDENTITY, (len(self.rows), 1))
         return draw_transforms(len(self.rows), self.seed, epoch, 1)
@@ -176,8 +186,9 @@ class Pipeline:
             dataset = self._from_shards(number, start, matrices)
         else:
             positions, weights = self._positions(number, start)
-            files = np.array(self.files, object)[positions]
-            columns = (files.astype(str), self.targets[positions], matrices[positions], weights)
+            rows = self.drawn(number)[positions]
+            files = np.array(self.files, object)[rows]
+            columns = (files.astype(str), self.targets[rows], matrices[positions], weights)
             dataset = tf.data.Dataset.from_tensor_slices(columns)
             dataset = dataset.map(self._read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         dataset = dataset.batch(
@@ -310,11 +321,6 @@ def damage_named(files):
                     f"{file} has {width}x{height} pixels, and {sizes[first]} {first[0]}x{first[1]}; prepare it again"
                 ) from error
         raise
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch shows `count` images."""
-    return np.random.default_rng((seed, epoch, 0)).permutation(count)
 
 
 def read_manifest(data, root=None) -> tuple[pd.DataFrame, Path]:

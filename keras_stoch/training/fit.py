@@ -18,14 +18,14 @@ import numpy as np
 from keras_stoch.files import full_disk_told
 from keras_stoch.progress import duration, progress_bar, tell
 from keras_stoch.storage import as_path, is_remote
+from keras_stoch.training.arguments import check_arguments
 from keras_stoch.training.engine import Engine
-from keras_stoch.training.holds import check_folder
 from keras_stoch.training.interrupts import Interruption
-from keras_stoch.training.recipe import Recipe, TrainingDiverged, is_int, make_recipe
+from keras_stoch.training.recipe import TrainingDiverged
 from keras_stoch.training.runs import RunFolder, Spectator
-from keras_stoch.training.sources import check_place, make_source
-from keras_stoch.training.strategies import check_strategy, get_strategy, is_chief
-from keras_stoch.training.subjects import check_weights, make_subject
+from keras_stoch.training.sources import make_source
+from keras_stoch.training.strategies import get_strategy, is_chief
+from keras_stoch.training.subjects import make_subject
 
 
 def fit(
@@ -33,6 +33,7 @@ def fit(
     data,
     out="runs/latest",
     *,
+    recipe="paper",
     runs=1,
     run=None,
     seed=0,
@@ -40,10 +41,11 @@ def fit(
     validation_data=None,
     weights=None,
     shards=False,
+    loss=None,
     callbacks=(),
     progress=False,
     checkpoint_seconds=300.0,
-    **recipe,
+    **fields,
 ) -> list[dict]:
     """Trains a model, several times if asked to, and writes everything into a folder.
 
@@ -61,6 +63,7 @@ def fit(
             every pass must give batches of that form.
         out: folder; each run gets a folder below it, `run-0` and so on, and a row in `results.csv`. It may be in object
             storage (gs://bucket/runs), which has no locks: nothing there keeps another process from the same folder.
+        recipe: the name of one, "paper" or "fine-tune" (see `keras_stoch.RECIPES`), or a `Recipe`.
         runs: number of runs. Run n has the seed `seed + n`; all have the same split, but in a folder with folds (see
             `keras_stoch.data.splits.split`) run n is validated on fold n and trained on the others.
         run: number of the one run to train, so that several machines share them; all of `runs` by default.
@@ -74,11 +77,15 @@ def fit(
             what was loaded, and what was not, is told and stands in config.json.
         shards: read the TFRecord files of the folder, which `prepare(shards=)` wrote, instead of its images, and each
             worker its own. The order of images is another one.
+        loss: a Keras loss of logits, or a function of targets and logits, both (batch, 1), that gives losses per image
+            or their mean; the recipe's cross-entropy by default, which validation tells in any case.
         callbacks: Keras callbacks. What they remember is not part of a checkpoint. A learning rate that they set
             holds for its epoch; a factor that they put on it stays.
         progress: say on stderr what is trained on what, with a line for each epoch, and a bar on a terminal.
         checkpoint_seconds: write a checkpoint in mid-epoch after this time, besides those between epochs; at least 0.
-        **recipe: fields of `Recipe`.
+        **fields: fields of `Recipe` that differ from the recipe's. `optimizer` may also be a Keras optimizer, which is
+            copied for every run and keeps its own learning rate, or a function that makes one; `learning_rate` a Keras
+            LearningRateSchedule, or any function of the step, counted from 0 over the whole run.
 
     Returns:
         A dict per run: seed, epochs, best_epoch, best_val_auc, final_val_auc, final_val_loss, seconds.
@@ -98,8 +105,9 @@ def fit(
     keras_stoch.fit("split-b0", data="prepared", out="runs/split", runs=5, strategy="mirrored")
     ```
     """
-    recipe = check_arguments(
+    recipe, own = check_arguments(
         *(model, data, out),
+        recipe=recipe,
         runs=runs,
         run=run,
         seed=seed,
@@ -107,12 +115,14 @@ def fit(
         validation_data=validation_data,
         weights=weights,
         shards=shards,
+        loss=loss,
         checkpoint_seconds=checkpoint_seconds,
-        **recipe,
+        **fields,
     )
     numbers = range(runs) if run is None else [run]
     strategy, name = get_strategy(strategy)  # before all else of TensorFlow, as several workers demand
     replicas = strategy.num_replicas_in_sync
+    replaced = own.identity()
     subject = make_subject(model, recipe, runs, weights)
     if recipe.batch_size % replicas:
         raise ValueError(f"batch_size must be a multiple of the {replicas} replicas. Received: {recipe.batch_size}")
@@ -139,7 +149,7 @@ def fit(
             "seed": seed + number,
             "strategy": name,
             "replicas": replicas,
-        }
+        } | ({"own": replaced} if replaced else {})
         path = as_path(out) / f"run-{number}"
         with (
             damage_named(source.files),
@@ -147,57 +157,14 @@ def fit(
         ):
             results.append(
                 _train(
-                    *(subject.build, source, folder, recipe, seed + number, strategy),
+                    *(subject.build, source, folder, recipe, own, seed + number, strategy),
                     *(callbacks, progress and chief, checkpoint_seconds),
                 )
             )
     return results
 
 
-def check_arguments(
-    model,
-    data,
-    out,
-    *,
-    runs=1,
-    run=None,
-    seed=0,
-    strategy="one",
-    validation_data=None,
-    weights=None,
-    shards=False,
-    checkpoint_seconds=300.0,
-    **recipe,
-) -> Recipe:
-    """What can be known of the arguments of `fit` without TensorFlow, and without reading data.
-
-    Raises:
-        ValueError, OSError: as `fit`.
-    """
-    recipe = make_recipe(recipe)
-    if not is_int(runs) or runs < 1:
-        raise ValueError(f"runs must be an integer of at least 1. Received: {runs!r}")
-    if run is not None and (not is_int(run) or run < 0 or (runs > 1 and run >= runs)):
-        most = f" and less than the {runs} runs" if runs > 1 else ""
-        raise ValueError(f"run must be an integer of at least 0{most}. Received: {run!r}")
-    if not is_int(seed) or seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0. Received: {seed!r}")
-    number = isinstance(checkpoint_seconds, int | float) and not isinstance(checkpoint_seconds, bool)
-    if not number or not checkpoint_seconds >= 0:
-        raise ValueError(f"checkpoint_seconds must be a number of at least 0. Received: {checkpoint_seconds!r}")
-    check_strategy(strategy)
-    check_weights(weights, model)
-    check_place(data, validation_data, out, shards)
-    if isinstance(model, str):
-        make_subject(model, recipe, runs)
-        known = {"model": {"name": model}, "recipe": asdict(recipe)}
-        for number in range(runs) if run is None else [run]:
-            alone = isinstance(strategy, str) and strategy != "multiworker"
-            check_folder(as_path(out) / f"run-{number}", known | {"seed": seed + number}, alone)
-    return recipe
-
-
-def _train(build, source, folder, recipe, seed, strategy, callbacks, progress, checkpoint_seconds) -> dict:
+def _train(build, source, folder, recipe, own, seed, strategy, callbacks, progress, checkpoint_seconds) -> dict:
     """One run, from where it stands to its end."""
     import keras
     import tensorflow as tf
@@ -210,7 +177,7 @@ def _train(build, source, folder, recipe, seed, strategy, callbacks, progress, c
         tell(f"{path} has ended: {ended['epochs']} epochs", progress)
         return ended
     keras.utils.set_random_seed(seed)
-    engine = Engine(lambda: build(seed), recipe, strategy)
+    engine = Engine(lambda: build(seed), recipe, strategy, own, source.steps)
     model = engine.model
     epoch, batch, best, seconds = 0, 0, -math.inf, 0.0
     best_epoch, seen = -1, []
@@ -264,9 +231,11 @@ def _train(build, source, folder, recipe, seed, strategy, callbacks, progress, c
             raise
 
     with Interruption() as interruption, saved_in_the_end():
-        while epoch < recipe.epochs and not model.stop_training:
+        while epoch < recipe.epochs and not model.stop_training and not recipe.stale(epoch, best_epoch):
             started = saved = time.monotonic()
-            if not batch:
+            if batch:
+                engine.resume_epoch(epoch)
+            else:
                 engine.begin_epoch(epoch)
             listeners.on_epoch_begin(epoch)
             title = f"{path.name}, epoch {epoch + 1}/{recipe.epochs}"
@@ -274,6 +243,8 @@ def _train(build, source, folder, recipe, seed, strategy, callbacks, progress, c
                 for step in source.train(strategy, seed, epoch, batch):
                     listeners.on_train_batch_begin(batch)
                     pending = None
+                    if batch:
+                        engine.begin_step(epoch, batch)
                     loss, logits, targets = engine.train_step(step)
                     loss = float(loss)
                     if not math.isfinite(loss):
@@ -295,43 +266,46 @@ def _train(build, source, folder, recipe, seed, strategy, callbacks, progress, c
             losses, logits, targets = (np.concatenate(parts) for parts in zip(*seen, strict=True))
             # Validation draws windows, and what follows it changes the best.
             pending = (epoch, batch, engine.state(), (seconds, best, best_epoch))
-            val_loss, val_auc = _validate(engine, source, strategy, seed, epoch, interruption)
-            if interruption.wanted:
-                interruption.end()
-            if not math.isfinite(val_loss):
-                raise TrainingDiverged(f"The validation loss became {val_loss} in epoch {epoch}. {_kept(path, epoch)}")
-            spent = time.monotonic() - started
-            seconds += spent
-            # The recipe's own number, where no callback has changed it: the optimiser's is rounded to float32.
-            rate = engine.rate if np.float32(recipe.rate(epoch)) != np.float32(engine.rate) else recipe.rate(epoch)
-            row = {
-                "epoch": epoch,
-                "train_loss": float(losses.mean()),
-                "val_loss": val_loss,
-                "train_auc": roc_auc(targets, logits),
-                "val_auc": val_auc,
-                "learning_rate": rate,
-                "seconds": round(spent, 2),
-            }
-            folder.add_epoch(row)
-            # One class only has no AUC; the first weights are then the best that are known.
-            if val_auc > best or best_epoch < 0:
-                best, best_epoch = max(best, val_auc), epoch
-                folder.save_weights(model, "best")
-            folder.save_weights(model, "last")
-            if writer is not None:
-                with full_disk_told(), writer.as_default(step=epoch):
-                    for name in ("train_loss", "val_loss", "train_auc", "val_auc", "learning_rate"):
-                        tf.summary.scalar(name, row[name])
-                    writer.flush()
-            tell(_line(title, row, best, best_epoch, spent * (recipe.epochs - epoch - 1)), progress)
-            logs = {"loss": row["train_loss"], "auc": row["train_auc"], "val_loss": val_loss, "val_auc": val_auc}
-            pending = (epoch + 1, 0)
-            listeners.on_epoch_end(epoch, logs)
+            with engine.averaged():
+                val_loss, val_auc = _validate(engine, source, strategy, seed, epoch, interruption)
+                if interruption.wanted:
+                    interruption.end()
+                if not math.isfinite(val_loss):
+                    raise TrainingDiverged(
+                        f"The validation loss became {val_loss} in epoch {epoch}. {_kept(path, epoch)}"
+                    )
+                spent = time.monotonic() - started
+                seconds += spent
+                row = {
+                    "epoch": epoch,
+                    "train_loss": float(losses.mean()),
+                    "val_loss": val_loss,
+                    "train_auc": roc_auc(targets, logits),
+                    "val_auc": val_auc,
+                    "learning_rate": engine.told_rate(epoch),
+                    "seconds": round(spent, 2),
+                }
+                folder.add_epoch(row)
+                # One class only has no AUC; the first weights are then the best that are known.
+                if val_auc > best or best_epoch < 0:
+                    best, best_epoch = max(best, val_auc), epoch
+                    folder.save_weights(model, "best")
+                folder.save_weights(model, "last")
+                if writer is not None:
+                    with full_disk_told(), writer.as_default(step=epoch):
+                        for name in ("train_loss", "val_loss", "train_auc", "val_auc", "learning_rate"):
+                            tf.summary.scalar(name, row[name])
+                        writer.flush()
+                tell(_line(title, row, best, best_epoch, spent * (recipe.epochs - epoch - 1)), progress)
+                logs = {"loss": row["train_loss"], "auc": row["train_auc"], "val_loss": val_loss, "val_auc": val_auc}
+                pending = (epoch + 1, 0)
+                listeners.on_epoch_end(epoch, logs)
             epoch, batch, seen = epoch + 1, 0, []
             save(epoch, 0)
             if interruption.wanted and epoch < recipe.epochs:
                 interruption.end()
+        if epoch < recipe.epochs and not model.stop_training:
+            tell(f"{path.name}: no better validation AUC in {recipe.patience} epochs, which ends training", progress)
         listeners.on_train_end()
         last = folder.curves()[-1]
         result = {

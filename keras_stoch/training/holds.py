@@ -1,13 +1,17 @@
 """What a run's folder holds already: another run, which is not spoiled, or another process, which is not disturbed."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from keras_stoch.files import locked
 from keras_stoch.storage import as_path
+from keras_stoch.training.recipe import Recipe
 
 # What may differ between the command that began a run and the one that goes on with it.
 FREE = ("epochs", "folder", "contents", "source")
+SCHEDULE = "recipe.schedule"
+DEFAULTS = {f"recipe.{name}": value for name, value in asdict(Recipe()).items()}
 # What a difference means, where its name does not say it.
 MEANINGS = {
     "data.pixels": "the images have other pixels than those that the run began with",
@@ -79,9 +83,12 @@ def differences(before: dict, now: dict, part: bool = False) -> list[str]:
     """What differs between two configs and may not, in words; of what is in `now` alone, if that is a part."""
     flat_before, flat_now = _flatten(before), _flatten(now)
     found = []
+    # A cosine ends with the last epoch: with more of them each step has another rate.
+    free = set(FREE) - ({"epochs"} if "cosine" in (flat_before.get(SCHEDULE), flat_now.get(SCHEDULE)) else set())
     for name in sorted(flat_now if part else {*flat_before, *flat_now}):
-        there, here = flat_before.get(name), flat_now.get(name)
-        if there != here and name.split(".")[-1] not in FREE:
+        # A recipe of an earlier version lacks fields, all of which do nothing by default.
+        there, here = (flat.get(name, DEFAULTS.get(name)) for flat in (flat_before, flat_now))
+        if there != here and name.split(".")[-1] not in free:
             meaning = f", {MEANINGS[name]}" if name in MEANINGS else ""
             found.append(f"{name}: {there!r} there, {here!r} now{meaning}")
     return found

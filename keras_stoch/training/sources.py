@@ -141,7 +141,7 @@ def make_source(
             made[key] = Pipeline(table, split, **common, seed=seed, root=root, **options)
         return made[key]
 
-    training = {"augment": recipe.augment, "shuffle": True, "remainder": "drop"}
+    training = {"augment": recipe.augment, "shuffle": True, "balanced": recipe.balanced, "remainder": "drop"}
     watching = {"augment": recipe.augment_validation, "remainder": "pad"}
 
     def distribute(split, options):

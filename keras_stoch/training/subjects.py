@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from keras_stoch.training.freezing import check_place_of, first_layers
 from keras_stoch.training.recipe import Recipe
 
 SUFFIXES = (".h5", ".keras")  # of weights
@@ -81,6 +82,8 @@ def make_subject(model, recipe: Recipe, runs: int, weights=None) -> Subject:
         from keras_stoch.evaluation.predictions import AveragedPasses
 
         AveragedPasses(example)
+    if recipe.freeze is not None:
+        first_layers(example, recipe.freeze)
     # Shapes and not names: Keras numbers the layers of a second model differently.
     weights = [(v.name, tuple(v.shape)) for v in example.trainable_variables]
     digest = hashlib.sha256(repr(weights).encode()).hexdigest()[:16]
@@ -110,6 +113,8 @@ def _by_name(name: str, recipe: Recipe, weights) -> Subject:
         raise ValueError(f"{name!r} has no high-resolution input. Received: high_res={recipe.high_res}")
     elif recipe.passes > 1:
         raise ValueError(f"{name!r} draws no windows to average over. Received: passes={recipe.passes}")
+    if recipe.freeze is not None:
+        check_place_of(architecture, recipe.freeze)
     if recipe.mixed_precision:
         arguments["dtype"] = recipe.mixed_precision
 
