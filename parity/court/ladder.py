@@ -15,6 +15,7 @@ from parity.trace import Trace
 # two trainers are the same functions for every model.
 LOCKSTEP_EPOCHS = {"b0": 4}
 LOCKSTEP_EPOCHS_ELSE = 2
+FINE_TUNING_EPOCHS = 2  # one with the first blocks frozen, one without
 
 
 def _row(model, reference, candidate, check, dtype, size, function, *arguments) -> Row:
@@ -63,9 +64,10 @@ def compare_model(model: str, case: Case, options: Options) -> Iterator[Row]:
 def compare_optimizers(options: Options) -> Iterator[Row]:
     """The optimisers alone."""
     for dtype in DTYPES:
-        for settings in optimizer.SETTINGS:
-            size, arguments = f"momentum {settings['momentum']}", (settings, dtype, options.seed)
-            yield _row("RMSprop", "official", "torch_ref", "optimizer", dtype, size, optimizer.check, *arguments)
+        for name in optimizer.SETTINGS:
+            kind, _, told = name.partition(", ")
+            arguments = (name, dtype, options.seed)
+            yield _row(kind, "official", "torch_ref", "optimizer", dtype, told, optimizer.check, *arguments)
 
 
 def compare_lockstep(model: str, options: Options) -> Iterator[Row]:
@@ -79,6 +81,19 @@ def compare_lockstep(model: str, options: Options) -> Iterator[Row]:
         common = (model, case.low_res, tuple(case.options.items()), epochs, options.seed, options.images)
         sides = [lockstep.track(package, *common) for package in (reference, candidate)]
         row = _row(model, reference, candidate, "lockstep", "float64", str(case), lockstep_rung.check, *sides)
+        row.seconds = round(time.perf_counter() - start, 3)
+        yield row
+
+
+def compare_fine_tuning(options: Options) -> Iterator[Row]:
+    """All packages fine-tune b0 side by side, each from the same file of official weights that it reads for itself."""
+    case = LOCKSTEP[options.full]
+    for reference, candidate in exhibits.pairs("b0"):
+        start = time.perf_counter()
+        common = ("b0", case.low_res, (), FINE_TUNING_EPOCHS, options.seed, options.images, "fine-tune")
+        sides = [lockstep.track(package, *common) for package in (reference, candidate)]
+        size = f"{case.low_res}, fine-tune"
+        row = _row("b0", reference, candidate, "lockstep", "float64", size, lockstep_rung.check, *sides)
         row.seconds = round(time.perf_counter() - start, 3)
         yield row
 

@@ -6,7 +6,9 @@ is each side's own: the order of an epoch, the rate of a step, the loss, the gra
 
 import contextlib
 import functools
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +16,16 @@ from parity import images
 from parity.adapters.base import Adapter
 from parity.adapters.keras import keras_precision
 from parity.court import exhibits
+
+# A hundredth of the paper's rate: at 1e-3 a batch of four is thrown about so wildly that rounding errors grow by eight
+# orders of magnitude in 20 steps.
+PAPER = {"learning_rate": 1e-5, "hold_epochs": 1}
+# All that fine-tuning has, so large that each part shows: two stages of five steps, the first two of each for warm-up.
+FINE_TUNE = {
+    "learning_rate": 1e-5, "warmup_epochs": 0.4, "weight_decay": 1.0, "pos_weight": 2.0, "average": 0.3,
+    "freeze": "block2", "freeze_epochs": 1, "thaw_factor": 0.5,
+}  # fmt: skip
+CHANGES = {"paper": PAPER, "fine-tune": FINE_TUNE}
 
 
 @dataclass(frozen=True)
@@ -26,8 +38,9 @@ class Course:
         draws: for every step, a dict of "windows" and "drop_masks".
         seed: of the order of images.
         batch_size: images per step.
-        learning_rate, hold_epochs: as in `keras_stoch.Recipe`. A hundredth of the paper's rate: at 1e-3 a batch of four
-            is thrown about so wildly that rounding errors grow by eight orders of magnitude in 20 steps.
+        recipe: name of the recipe, the same in both packages.
+        changes: of its fields; see `PAPER`.
+        model: the architecture, which tells where blocks are.
     """
 
     inputs: np.ndarray | dict
@@ -35,8 +48,9 @@ class Course:
     draws: list[dict]
     seed: int = 0
     batch_size: int = 4
-    learning_rate: float = 1e-5
-    hold_epochs: int = 1
+    recipe: str = "paper"
+    changes: dict = field(default_factory=lambda: dict(PAPER))
+    model: str = "b0"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -46,11 +60,10 @@ class Course:
     def epochs(self) -> int:
         return len(self.draws) // self.steps_per_epoch
 
-    def recipe(self) -> dict:
-        """What both packages' `Recipe` take: the paper's values, but for the size."""
-        return {"epochs": self.epochs, "batch_size": self.batch_size} | {
-            name: getattr(self, name) for name in ("learning_rate", "hold_epochs")
-        }
+    @property
+    def fields(self) -> dict:
+        """What both packages' recipe is changed by."""
+        return {"epochs": self.epochs, "batch_size": self.batch_size} | self.changes
 
     def take(self, indices) -> tuple:
         """(inputs, targets) of some images."""
@@ -61,7 +74,7 @@ class Course:
 
 
 def make_course(
-    adapter: Adapter, paths, low_res, high_res=None, *, batch_size=4, epochs=4, batches=5, seed=0
+    adapter: Adapter, paths, low_res, high_res=None, *, batch_size=4, epochs=4, batches=5, seed=0, recipe="paper", model
 ) -> Course:
     """A course for models like `adapter`.
 
@@ -72,37 +85,44 @@ def make_course(
         batch_size: images per step.
         epochs, batches: how many, and how many batches in each.
         seed: of everything.
+        recipe: name of the recipe; a balanced one is given a fifth of malignant images.
+        model: the architecture.
     """
     side = high_res or low_res
     (pixels,) = images.make_batches(paths, batch_size * batches, (side, side), [seed])
     inputs = pixels if high_res is None else exhibits.with_detail(pixels, low_res)
-    targets = np.random.default_rng(seed).permutation(np.arange(len(pixels)) % 2)
-    course = Course(inputs, targets, [], seed, batch_size)
+    share = 2 if recipe == "paper" else 5
+    targets = np.random.default_rng(seed).permutation(np.arange(len(pixels)) % share == 1).astype(np.int64)
+    course = Course(inputs, targets, [], seed, batch_size, recipe, dict(CHANGES[recipe]), model)
     first, _ = course.take(np.arange(batch_size))
     course.draws.extend(exhibits.make_draws(adapter, first, [seed, step]) for step in range(epochs * batches))
     return course
 
 
 class KerasTrainer:
-    """Trains with `keras_stoch.training.engine.Engine` in float64, in the order of `keras_stoch.data.pipeline`."""
+    """Trains with `keras_stoch.training.engine.Engine` in float64, in the order of `keras_stoch.data.sampling`."""
 
     def __init__(self, adapter: Adapter, course: Course):
         import tensorflow as tf
 
         from keras_stoch.training.engine import Engine
-        from keras_stoch.training.recipe import Recipe
+        from keras_stoch.training.recipe import make_recipe
 
-        self.course = course
-        self.recipe = Recipe(**course.recipe())
+        self.course, self.taken = course, 0
+        self.recipe = make_recipe(course.fields, course.recipe)
         with keras_precision("float64"):
             model = getattr(adapter, "trainee", adapter.model)
-            self.engine = Engine(lambda: model, self.recipe, tf.distribute.get_strategy())
+            strategy = tf.distribute.get_strategy()
+            self.engine = Engine(lambda: model, self.recipe, strategy, steps=course.steps_per_epoch)
 
     def order(self, epoch: int):
         """Indices of every batch of an epoch."""
-        from keras_stoch.data.pipeline import epoch_order
+        from keras_stoch.data.sampling import balanced_draw, epoch_order
 
-        order = epoch_order(len(self.course.targets), self.course.seed, epoch)
+        targets, seed = self.course.targets, self.course.seed
+        order = epoch_order(len(targets), seed, epoch)
+        if self.recipe.balanced:
+            order = balanced_draw(targets, seed, epoch)[order]
         return order[: self.course.steps_per_epoch * self.course.batch_size].reshape(-1, self.course.batch_size)
 
     def step(self, inputs, targets, epoch: int, draws: dict) -> float:
@@ -113,50 +133,84 @@ class KerasTrainer:
             return tf.convert_to_tensor(array, tf.float64 if array.dtype.kind == "f" else None)
 
         batch = tf.nest.map_structure(tensor, (inputs, np.float64(targets), draws))
+        place, self.taken = self.taken % self.course.steps_per_epoch, self.taken + 1
         with keras_precision("float64"):
-            self.engine.set_rate(self.recipe.rate(epoch))
+            if place == 0:
+                self.engine.begin_epoch(epoch)
+            else:
+                self.engine.begin_step(epoch, place)
             loss, _, _ = self.engine.train_step(batch)
         return float(loss)
 
+    def averaged(self):
+        """Context in which the model has its averaged weights."""
+        return self.engine.averaged()
+
+    def close(self):
+        """Leaves the model, which is shared, as it was made."""
+        self.engine.resume_epoch(self.course.epochs)
+
 
 class TorchTrainer:
-    """Trains with `torch_ref.training.train_step` in float64, in the order of `torch_ref.data`."""
+    """Trains with `torch_ref.training.stages.Trainer` in float64, in the order of `torch_ref.data`.
+
+    Attributes:
+        inner: the trainer of `torch_ref`.
+    """
 
     def __init__(self, adapter: Adapter, course: Course):
-        from torch_ref.data import EpochBatches
-        from torch_ref.training import Recipe, make_optimizer
+        import torch
 
-        self.adapter, self.course = adapter, course
-        self.recipe = Recipe(**course.recipe())
-        self.optimizer = make_optimizer(adapter.model, self.recipe)
+        from torch_ref.architectures import get_architecture
+        from torch_ref.data import EpochBatches
+        from torch_ref.training.own import Own
+        from torch_ref.training.recipe import make_recipe
+        from torch_ref.training.stages import Trainer
+        from torch_ref.training.strategies import Strategy
+
+        self.adapter, self.course, self.taken = adapter, course, 0
+        self.recipe = make_recipe(course.fields, course.recipe)
+        alone, architecture = Strategy(1, 0, torch.device("cpu")), get_architecture(course.model)
+        self.inner = Trainer(adapter.model, self.recipe, Own(), architecture, alone, course.steps_per_epoch)
+        self.inner.begin_epoch(0)
         self.batches = EpochBatches(
             len(course.targets), course.batch_size, shuffle=True, seed=course.seed, drop_remainder=True
         )
 
+    @property
+    def optimizer(self):
+        return self.inner.optimizer
+
+    def drawn(self, epoch: int):
+        """Images of an epoch, before they are put in order."""
+        from torch_ref.data import balanced_draw
+
+        targets = self.course.targets
+        return balanced_draw(targets, self.course.seed, epoch) if self.recipe.balanced else np.arange(len(targets))
+
     def order(self, epoch: int):
         self.batches.set_epoch(epoch)
-        return list(self.batches)
-
-    def rate(self, epoch: int) -> float:
-        return self.recipe.rate(epoch)
+        drawn = self.drawn(epoch)
+        return [drawn[batch].tolist() for batch in self.batches]
 
     def step(self, inputs, targets, epoch: int, draws: dict) -> float:
         import torch
 
-        from torch_ref.training import train_step
-
         tensor = self.adapter.tensor
         inputs = inputs if isinstance(inputs, dict) else {"low_res": inputs}
         given = {name: _map(tensor, draw) for name, draw in draws.items()}
-        loss, _ = train_step(
-            self.adapter.model,
-            self.optimizer,
-            {name: tensor(array) for name, array in inputs.items()},
-            torch.from_numpy(np.float64(targets)),
-            self.rate(epoch),
-            given,
-        )
+        place, self.taken = self.taken % self.course.steps_per_epoch, self.taken + 1
+        if place == 0:
+            self.inner.begin_epoch(epoch)
+        inputs = {name: tensor(array) for name, array in inputs.items()}
+        loss, _ = self.inner.step(inputs, torch.from_numpy(np.float64(targets)), epoch, place, draws=given)
         return float(loss)
+
+    def averaged(self):
+        return self.inner.averaged()
+
+    def close(self):
+        pass
 
 
 def _map(function, value):
@@ -182,14 +236,14 @@ def train(trainer, course: Course, through=lambda losses: False) -> np.ndarray:
 
 @dataclass
 class Track:
-    """What a package's training left behind: losses by step and weights by name."""
+    """What a package's training left behind: losses by step, and weights by name, averaged ones too."""
 
     losses: np.ndarray
     weights: dict[str, np.ndarray]
 
     def cut(self, steps: int) -> "Track":
-        """The first steps alone; of their weights nothing is known."""
-        return Track(self.losses[:steps], {})
+        """The first steps alone; of weights before the last nothing is known."""
+        return Track(self.losses[:steps], self.weights if steps == len(self.losses) else {})
 
 
 @contextlib.contextmanager
@@ -206,7 +260,12 @@ def _graphs_as_written():
 
 
 def follow(
-    adapter: Adapter, arrays: dict, course: Course, spoil=lambda trainer: None, through=lambda losses: False
+    adapter: Adapter,
+    arrays: dict,
+    course: Course,
+    spoil=lambda trainer: None,
+    through=lambda losses: False,
+    file: Path | None = None,
 ) -> Track:
     """Trains a model through a course from given weights.
 
@@ -216,17 +275,43 @@ def follow(
         course: what to train on.
         spoil: breaks the trainer, for planted faults.
         through: see `train`.
+        file: of official weights, that the package's own reader takes them from instead.
     """
-    adapter.assign(arrays)
+    adapter.assign(arrays if file is None else {name: np.zeros_like(array) for name, array in arrays.items()})
+    if file is not None:
+        _load(adapter, file)
     trainer = (KerasTrainer if adapter.framework == "keras" else TorchTrainer)(adapter, course)
     spoil(trainer)
     with _graphs_as_written():
         losses = train(trainer, course, through)
-    return Track(losses, {name: np.array(weight.array) for name, weight in adapter.weights().items()})
+    weights = {name: np.array(weight.array) for name, weight in adapter.weights().items()}
+    if trainer.recipe.average:
+        with trainer.averaged():
+            weights |= {f"{name}, averaged": np.array(weight.array) for name, weight in adapter.weights().items()}
+    trainer.close()
+    return Track(losses, weights)
+
+
+def _load(adapter: Adapter, file: Path):
+    """Official weights by the package's own reader."""
+    if adapter.framework == "torch":
+        from torch_ref.checkpoints import load_official_weights, read_official_weights
+    else:
+        from keras_stoch.checkpoints import load_official_weights, read_official_weights
+    with keras_precision("float64"):
+        load_official_weights(adapter.model, read_official_weights(file))
+
+
+def _write_official(model: str, low_res: int, arrays: dict, file: Path):
+    """What `keras.applications` saves of a model with these weights; of one that it has not, what it would save."""
+    package = "official" if exhibits.has("official", model) else "keras_stoch"
+    adapter = exhibits.shared(package, model, low_res, "float64")
+    adapter.assign(arrays)
+    adapter.model.save_weights(file)
 
 
 @functools.lru_cache(maxsize=4)
-def start(model: str, low_res: int, options: tuple, epochs: int, seed: int, folder: str | None):
+def start(model: str, low_res: int, options: tuple, epochs: int, seed: int, folder: str | None, recipe: str = "paper"):
     """(course, initial weights by name) for one model, equal for every package.
 
     Args:
@@ -236,17 +321,37 @@ def start(model: str, low_res: int, options: tuple, epochs: int, seed: int, fold
         epochs: of the course.
         seed: of everything.
         folder: of photographs, or None.
+        recipe: name of the recipe.
     """
     ours = exhibits.shared("keras_stoch", model, low_res, "float64", **dict(options))
     paths = images.find_images(folder) if folder else None
-    course = make_course(ours, paths, low_res, dict(options).get("high_res"), seed=seed, epochs=epochs)
+    sizes = (low_res, dict(options).get("high_res"))
+    course = make_course(ours, paths, *sizes, seed=seed, epochs=epochs, recipe=recipe, model=model)
     first, _ = course.take(range(course.batch_size))
     return course, exhibits.randomise(ours, first, seed, course.draws[0])
 
 
-@functools.lru_cache(maxsize=4)
-def track(package: str, model: str, low_res: int, options: tuple, epochs: int, seed: int, folder: str | None) -> Track:
-    """The track of a package's own model and trainer, trained once a process; see `start`."""
-    course, arrays = start(model, low_res, options, epochs, seed, folder)
+@functools.lru_cache(maxsize=8)
+def track(
+    package: str,
+    model: str,
+    low_res: int,
+    options: tuple,
+    epochs: int,
+    seed: int,
+    folder: str | None,
+    recipe: str = "paper",
+) -> Track:
+    """The track of a package's own model and trainer, trained once a process; see `start`.
+
+    Fine-tuning starts from a file of official weights, which every package reads for itself.
+    """
+    course, arrays = start(model, low_res, options, epochs, seed, folder, recipe)
     make = exhibits.build if package == "torch_ref" else exhibits.shared
-    return follow(make(package, model, low_res, "float64", **dict(options)), arrays, course)
+    adapter = make(package, model, low_res, "float64", **dict(options))
+    if recipe == "paper" or package == "official":
+        return follow(adapter, arrays, course)
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "official.weights.h5"
+        _write_official(model, low_res, arrays, file)
+        return follow(adapter, arrays, course, file=file)

@@ -17,7 +17,8 @@ SECONDS = {
     "b0": 22, "b0-stem64": 18, "b4": 45, "stem-b0": 30, "stem-b4": 50, "skip-b0": 35, "split-b0": 50,
     "lockstep b0": 45, "lockstep b0-stem64": 30, "lockstep b4": 110, "lockstep stem-b0": 35,
     "lockstep stem-b4": 75, "lockstep skip-b0": 35, "lockstep split-b0": 45,
-    "backends": 90, "optimizer": 6, "sample": 70, "fault": 2, "fault of training": 6, "correct port": 5,
+    "lockstep fine-tune": 60,
+    "backends": 90, "optimizer": 8, "sample": 70, "fault": 2, "fault of training": 6, "correct port": 5,
 }  # fmt: skip
 
 
@@ -43,7 +44,7 @@ class Findings:
 
     def sort(self) -> None:
         """Into the order of models and rungs, and of the table of faults."""
-        models, names = [*MODELS, "RMSprop"], [m.name for m in MUTATIONS]
+        models, names = [*MODELS, "RMSprop", "AdamW"], [m.name for m in MUTATIONS]
 
         def place(row):
             sizes = [str(case) for case in MODELS.get(row.model, ())]
@@ -78,6 +79,9 @@ def ladder_jobs(options: Options) -> list[Job]:
             title = f"lockstep {model}"
             key = "b0 at 64" if model == "b0" else title
             found.append(Job(ladder.compare_lockstep, (model, options), key, SECONDS[title], title))
+    if "lockstep" in checks and "b0" in options.models:
+        title = "lockstep fine-tune"
+        found.append(Job(ladder.compare_fine_tuning, (options,), "b0 at 64", SECONDS[title], title))
     if "optimizer" in checks:
         found.append(Job(ladder.compare_optimizers, (options,), "", SECONDS["optimizer"], "optimizer"))
     return found

@@ -221,7 +221,7 @@ class _KerasRuns:
                     variable.assign(value)
 
     def order(self, seed, epoch, count):
-        from keras_stoch.data.pipeline import epoch_order
+        from keras_stoch.data.sampling import epoch_order
 
         return epoch_order(count, seed, epoch).reshape(-1, self.plan.batch_size)
 

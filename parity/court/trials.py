@@ -13,7 +13,7 @@ from torch import nn
 
 from parity import comparison, images
 from parity.court import exhibits, lockstep, study
-from parity.court.ladder import LOCKSTEP_EPOCHS
+from parity.court.ladder import FINE_TUNING_EPOCHS, LOCKSTEP_EPOCHS
 from parity.court.mutations import MUTATIONS, RUNS, Mutation
 from parity.court.rungs import RUNGS, optimizer, statistics
 from parity.court.rungs import lockstep as lockstep_rung
@@ -111,9 +111,10 @@ class LockstepTrial:
 
     EPOCHS = 2  # of the course; every planted fault shows by then
 
-    def __init__(self, seed: int = 0, folder: str | None = None, model: str = "b0"):
+    def __init__(self, seed: int = 0, folder: str | None = None, model: str = "b0", recipe: str = "paper"):
         self.model = model
-        common = (model, SIZE, (), LOCKSTEP_EPOCHS.get(model, self.EPOCHS), seed, folder)
+        epochs = LOCKSTEP_EPOCHS.get(model, self.EPOCHS) if recipe == "paper" else FINE_TUNING_EPOCHS
+        common = (model, SIZE, (), epochs, seed, folder, recipe)
         whole, self.arrays = lockstep.start(*common)
         steps = self.EPOCHS * whole.steps_per_epoch
         self.course = dataclasses.replace(whole, draws=whole.draws[:steps])
@@ -174,9 +175,9 @@ def _trial(model, folder):
     return Trial(model, paths=images.find_images(folder) if folder else None)
 
 
-@functools.lru_cache(maxsize=1)
-def _lockstep_trial(seed, folder):
-    return LockstepTrial(seed, folder)
+@functools.lru_cache(maxsize=2)
+def _lockstep_trial(seed, folder, recipe):
+    return LockstepTrial(seed, folder, recipe=recipe)
 
 
 def try_mutations(names: list[str], folder: str | None = None, seed: int = 0) -> Iterator[Outcome]:
@@ -192,9 +193,9 @@ def try_mutations(names: list[str], folder: str | None = None, seed: int = 0) ->
         if item.pair is not None:
             verdicts = judge_pair(item)
         elif item.trainer is not None:
-            verdicts = _lockstep_trial(seed, folder).judge(item.trainer)
+            verdicts = _lockstep_trial(seed, folder, item.recipe).judge(item.trainer)
         elif item.optimizer is not None:
-            verdicts = {"optimizer": optimizer.check(optimizer.SETTINGS[0], make_optimizer=item.optimizer)}
+            verdicts = {"optimizer": optimizer.check(item.settings, make_optimizer=item.optimizer)}
         else:
             verdicts = _trial(item.model, folder).judge(item.apply)
         yield _outcome(item.name, verdicts, time.perf_counter() - start)

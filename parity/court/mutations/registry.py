@@ -17,7 +17,9 @@ class Mutation:
         apply: breaks a model in place.
         model: the architecture to break.
         optimizer: a broken optimiser instead of a broken model.
+        settings: key of `optimizer.SETTINGS`, for a broken optimiser.
         trainer: breaks a `lockstep.TorchTrainer` in place, instead of a model.
+        recipe: that the trainer follows.
         pair: makes two models of a stranger's, inputs and arguments for `parity.compare`, which is to find the fault,
             or on the rung "refused" to refuse to compare, in a sentence with the words of `layer`.
     """
@@ -28,7 +30,9 @@ class Mutation:
     apply: Callable[[nn.Module], None] | None = None
     model: str = "b0"
     optimizer: Callable | None = None
+    settings: str = "RMSprop"
     trainer: Callable | None = None
+    recipe: str = "paper"
     pair: Callable[[], tuple] | None = None
 
 
@@ -45,11 +49,11 @@ def mutation(name: str, rung: str, layer: str, model: str = "b0"):
     return register
 
 
-def training_mutation(name: str, layer: str):
+def training_mutation(name: str, layer: str, recipe: str = "paper"):
     """Registers a function that breaks a trainer: nothing that looks at a model alone can see it."""
 
     def register(function):
-        MUTATIONS.append(Mutation(name, "lockstep", layer, trainer=function))
+        MUTATIONS.append(Mutation(name, "lockstep", layer, trainer=function, recipe=recipe))
         return function
 
     return register

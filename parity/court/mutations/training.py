@@ -1,5 +1,7 @@
 """Faults of an optimiser, a trainer or a study: nothing that looks at a model alone can see them."""
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -29,6 +31,26 @@ def _late_rate(parameters, learning_rate, rho, epsilon, momentum):
     return Late(parameters, lr=learning_rate, rho=rho, eps=epsilon, momentum=momentum)
 
 
+def _torch_adamw(parameters, learning_rate, beta_1, beta_2, epsilon, weight_decay):
+    betas = (beta_1, beta_2)
+    return torch.optim.AdamW(parameters, learning_rate, betas, epsilon, weight_decay)
+
+
+def _adam(parameters, learning_rate, beta_1, beta_2, epsilon, weight_decay):
+    """Adam with L2 regularisation, as torch.optim.Adam's weight_decay is: part of the gradient."""
+    from torch_ref.training import AdamW
+
+    class Coupled(AdamW):
+        @torch.no_grad()
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for w in group["params"]:
+                    w.grad.add_(w, alpha=weight_decay)
+            return super().step(closure)
+
+    return Coupled(parameters, learning_rate, (beta_1, beta_2), epsilon, 0.0)
+
+
 MUTATIONS += [
     Mutation("RMSprop with epsilon outside the root (torch.optim)", "optimizer", "gradient scale 1e-09",
              optimizer=_torch_rmsprop),
@@ -36,13 +58,17 @@ MUTATIONS += [
              optimizer=_wrong_rho),
     Mutation("a learning rate off by 1e-4 from the second step", "optimizer", "gradient scale 1e-09",
              optimizer=_late_rate),
+    Mutation("AdamW with epsilon after the correction of bias (torch.optim)", "optimizer", "gradient scale 1e-09",
+             optimizer=_torch_adamw, settings="AdamW"),
+    Mutation("weight decay as part of the gradient (Adam)", "optimizer", "gradient scale 1e-09",
+             optimizer=_adam, settings="AdamW"),
 ]  # fmt: skip
 
 
 @training_mutation("learning-rate schedule off by one epoch", "step 7")
 def _(trainer):
-    rate = trainer.rate
-    trainer.rate = lambda epoch: rate(max(0, epoch - 1))
+    rate = trainer.inner.rate_of
+    trainer.inner.rate_of = lambda epoch, batch: rate(max(0, epoch - 1), batch)
 
 
 @training_mutation("learning rate decayed by step, not by epoch", "step 2")
@@ -125,6 +151,68 @@ def _(trainer):
         return step(closure)
 
     trainer.optimizer.step = decayed
+
+
+@training_mutation("warm-up a step late", "step 3", "fine-tune")
+def _(trainer):
+    rate = trainer.inner.rate_of
+    trainer.inner.rate_of = lambda epoch, batch: rate(epoch, max(0, batch - 1))
+
+
+@training_mutation("cosine by epochs, not by steps", "step 2", "fine-tune")
+def _(trainer):
+    recipe = trainer.recipe
+    trainer.inner.rate_of = lambda epoch, batch: recipe.rate(epoch)
+
+
+@training_mutation("targets not smoothed", "step 1", "fine-tune")
+def _(trainer):
+    trainer.inner.recipe = dataclasses.replace(trainer.recipe, label_smoothing=0.0)
+
+
+@training_mutation("malignant images weigh as benign ones", "step 1", "fine-tune")
+def _(trainer):
+    trainer.inner.recipe = dataclasses.replace(trainer.recipe, pos_weight=1.0)
+
+
+@training_mutation("images as they are instead of a balanced draw", "step 1", "fine-tune")
+def _(trainer):
+    trainer.drawn = lambda epoch: np.arange(len(trainer.course.targets))
+
+
+@training_mutation("weight decay of norms and biases too", "step 2", "fine-tune")
+def _(trainer):
+    for group in trainer.optimizer.param_groups:
+        group["weight_decay"] = trainer.recipe.weight_decay
+
+
+@training_mutation("batch norm of frozen blocks in training mode", "step 1", "fine-tune")
+def _(trainer):
+    for module in trainer.adapter.model.modules():
+        module.frozen = False
+
+
+@training_mutation("the first blocks not frozen", "step 2", "fine-tune")
+def _(trainer):
+    for parameter in trainer.adapter.model.parameters():
+        parameter.requires_grad_(True)
+
+
+@training_mutation("the optimiser of the first stage kept for the second", "step 7", "fine-tune")
+def _(trainer):
+    first = trainer.optimizer
+    trainer.inner._make_optimizer = lambda thawed: first
+
+
+@training_mutation("weights averaged over epochs, not over steps", "weights after step 10", "fine-tune")
+def _(trainer):
+    update = trainer.inner.averages.update
+
+    def first_of_epoch():
+        if trainer.taken % trainer.course.steps_per_epoch == 1:
+            update()
+
+    trainer.inner.averages.update = first_of_epoch
 
 
 # Faults that only independent runs show: the name that `study.train_package` knows each by, and how many whole runs and

@@ -6,44 +6,55 @@ from parity.errors import judge, summarise
 
 STEPS = 100
 TOLERANCE = 1e-12
-# The paper's recipe, and one with momentum.
-SETTINGS = (
-    {"learning_rate": 1e-3, "rho": 0.99, "epsilon": 1e-8, "momentum": 0.0},
-    {"learning_rate": 1e-3, "rho": 0.99, "epsilon": 1e-8, "momentum": 0.9},
-)
+_COMMON = {"learning_rate": 1e-3, "epsilon": 1e-8}
+# The paper's recipe, one with momentum and decay, fine-tuning's, and one with other averages.
+SETTINGS = {
+    "RMSprop": _COMMON | {"rho": 0.99, "momentum": 0.0},
+    "RMSprop, momentum 0.9": _COMMON | {"rho": 0.99, "momentum": 0.9, "weight_decay": 0.1},
+    "AdamW": _COMMON | {"beta_1": 0.9, "beta_2": 0.999, "weight_decay": 0.01},
+    "AdamW, other betas": _COMMON | {"beta_1": 0.5, "beta_2": 0.9, "weight_decay": 0.1},
+}
 # From gradients far below the square root of epsilon, where its place matters, to far above.
 SCALES = (0.0, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1.0, 100.0)
 
 
-def torch_rmsprop(parameters, learning_rate, rho, epsilon, momentum):
+def torch_rmsprop(parameters, learning_rate, rho, epsilon, momentum, weight_decay=0.0):
     """The optimiser of `torch_ref`."""
     from torch_ref.training import RMSprop
 
-    return RMSprop(parameters, lr=learning_rate, rho=rho, eps=epsilon, momentum=momentum)
+    return RMSprop(parameters, learning_rate, rho, momentum, epsilon, weight_decay)
 
 
-def keras_weights(weights: dict, gradients: list[dict], dtype: str, settings: dict) -> dict[str, np.ndarray]:
-    """Weights after one Keras RMSprop step per entry of `gradients`."""
+def torch_adamw(parameters, learning_rate, beta_1, beta_2, epsilon, weight_decay):
+    """The optimiser of `torch_ref`."""
+    from torch_ref.training import AdamW
+
+    return AdamW(parameters, learning_rate, (beta_1, beta_2), epsilon, weight_decay)
+
+
+def keras_weights(weights: dict, gradients: list[dict], dtype: str, name: str) -> dict[str, np.ndarray]:
+    """Weights after one step of Keras's optimiser per entry of `gradients`."""
     import keras
 
     from parity.adapters.keras import keras_precision
 
+    make = getattr(keras.optimizers, name.partition(",")[0])
     with keras_precision(dtype):
-        variables = {name: keras.Variable(array, dtype=dtype, name=name) for name, array in weights.items()}
-        optimizer = keras.optimizers.RMSprop(**settings)
+        variables = {tensor: keras.Variable(array, dtype=dtype, name=tensor) for tensor, array in weights.items()}
+        optimizer = make(**SETTINGS[name])
         for step in gradients:
-            tensors = [keras.ops.convert_to_tensor(step[name], dtype) for name in variables]
+            tensors = [keras.ops.convert_to_tensor(step[tensor], dtype) for tensor in variables]
             optimizer.apply(tensors, list(variables.values()))
-        return {name: keras.ops.convert_to_numpy(variable) for name, variable in variables.items()}
+        return {tensor: keras.ops.convert_to_numpy(variable) for tensor, variable in variables.items()}
 
 
-def torch_weights(weights, gradients, dtype, settings, make_optimizer=torch_rmsprop) -> dict[str, np.ndarray]:
+def torch_weights(weights, gradients, dtype, name, make_optimizer) -> dict[str, np.ndarray]:
     """The same with a torch optimiser."""
     import torch
 
     kind = getattr(torch, dtype)
     parameters = {n: torch.nn.Parameter(torch.tensor(array, dtype=kind)) for n, array in weights.items()}
-    optimizer = make_optimizer(list(parameters.values()), **settings)
+    optimizer = make_optimizer(list(parameters.values()), **SETTINGS[name])
     for step in gradients:
         for name, parameter in parameters.items():
             parameter.grad = torch.tensor(step[name], dtype=kind)
@@ -51,21 +62,28 @@ def torch_weights(weights, gradients, dtype, settings, make_optimizer=torch_rmsp
     return {name: parameter.detach().numpy() for name, parameter in parameters.items()}
 
 
-def check(settings: dict, dtype: str = "float64", seed: int = 0, make_optimizer=torch_rmsprop) -> dict:
-    """`STEPS` steps of Keras's RMSprop and a torch optimiser on weights of every gradient scale.
+def check(name: str, dtype: str = "float64", seed: int = 0, make_optimizer=None) -> dict:
+    """`STEPS` steps of Keras's optimiser and a torch one on weights of every gradient scale.
 
     All start from zero, where even the smallest step counts in full.
+
+    Args:
+        name: key of `SETTINGS`.
+        dtype: "float64" or "float32".
+        seed: of the gradients.
+        make_optimizer: function of parameters and settings, for planted faults; that of `torch_ref` by default.
     """
+    make_optimizer = make_optimizer or {"RMSprop": torch_rmsprop, "AdamW": torch_adamw}[name.partition(",")[0]]
     rng = np.random.default_rng(seed)
     weights = {f"gradient scale {scale:g}": np.zeros((8, 16), np.float32) for scale in SCALES}
     gradients = [
         {name: np.float32(s * rng.normal(size=(8, 16))) for name, s in zip(weights, SCALES, strict=True)}
         for _ in range(STEPS)
     ]
-    reference = keras_weights(weights, gradients, dtype, settings)
-    candidate = torch_weights(weights, gradients, dtype, settings, make_optimizer)
-    truth = None if dtype == "float64" else keras_weights(weights, gradients, "float64", settings)
+    reference = keras_weights(weights, gradients, dtype, name)
+    candidate = torch_weights(weights, gradients, dtype, name, make_optimizer)
+    truth = None if dtype == "float64" else keras_weights(weights, gradients, "float64", name)
     errors = judge(reference, candidate, truth, tolerance=TOLERANCE)
     result = {"measure": f"relative L2 after {STEPS} steps"} | summarise(errors)
-    result["details"]["settings"] = settings
+    result["details"]["settings"] = SETTINGS[name]
     return result

@@ -13,11 +13,12 @@ from tests import tiny
 def track():
     """Both trainers at a tiny model: what is tried here is the trainer. `make parity` tries the same at B0."""
     with tiny.registered():
-        yield trials.LockstepTrial(model="tiny")
+        yield {name: trials.LockstepTrial(model="tiny", recipe=name) for name in lockstep.CHANGES}
 
 
-def test_an_unspoilt_trainer_agrees_to_rounding(track):
-    verdict = track.judge()["lockstep"]
+@pytest.mark.parametrize("recipe", lockstep.CHANGES)
+def test_an_unspoilt_trainer_agrees_to_rounding(track, recipe):
+    verdict = track[recipe].judge()["lockstep"]
     assert verdict["passed"]
     assert verdict["value"] < 1e-11
     assert verdict["first_divergence"] is None
@@ -40,7 +41,7 @@ def test_weights_after_the_last_step_agree():
     "mutation", [m for m in mutations.MUTATIONS if m.trainer], ids=lambda m: m.name.replace(" ", "-")
 )
 def test_every_fault_of_training_is_caught_at_its_step(mutation, track):
-    verdict = track.judge(mutation.trainer)["lockstep"]
+    verdict = track[mutation.recipe].judge(mutation.trainer)["lockstep"]
     assert not verdict["passed"]
     assert verdict["first_divergence"] == mutation.layer
 
@@ -49,6 +50,7 @@ def test_losses_are_those_of_a_loop_written_out(track):
     """The torch side against a plain loop over the same course, which knows nothing of trainers."""
     import torch
 
+    track = track["paper"]
     course = track.course
     adapter = exhibits.build("torch_ref", "tiny", trials.SIZE, "float64")
     adapter.assign(track.arrays)
@@ -63,7 +65,7 @@ def test_losses_are_those_of_a_loop_written_out(track):
         targets = torch.from_numpy(course.targets[chosen].astype(np.float64))[:, None]
         loss = (torch.log1p(torch.exp(-logits.abs())) + logits.clamp(min=0) - logits * targets).mean()
         losses.append(float(loss.detach()))
-        rate = course.learning_rate * (0.9 ** max(0, epoch + 1 - course.hold_epochs))
+        rate = 1e-5 * (0.9 ** max(0, epoch + 1 - 1))
         model.zero_grad()
         loss.backward()
         with torch.no_grad():
@@ -85,6 +87,31 @@ def test_first_step_of_divergence_is_reported():
     assert check.check(Track(losses, {}), Track(other, {}))["first_divergence"] == "step 4"
     assert not check.check(Track(losses, {}), Track(losses[:-1], {}))["passed"]
     assert not check.check(Track(losses[:0], {}), Track(losses[:0], {}))["passed"]
+
+
+def test_weights_after_the_last_step_are_judged():
+    losses, weights = np.linspace(0.7, 0.6, 10), {"a/kernel": np.ones(4), "a/kernel, averaged": np.ones(4)}
+    for error, passed in ((1e-8, True), (1e-5, False), (np.nan, False)):
+        verdict = check.check(
+            Track(losses, weights), Track(losses, weights | {"a/kernel, averaged": np.full(4, 1 + error)})
+        )
+        assert verdict["passed"] is passed
+        assert verdict["first_divergence"] == (None if passed else "weights after step 10")
+        assert verdict["details"]["weights"][0] == "a/kernel, averaged"
+    assert check.check(Track(losses, weights), Track(losses, weights).cut(10))["passed"]
+    assert Track(losses, weights).cut(9).weights == {}
+
+
+@pytest.mark.slow
+def test_packages_fine_tune_b0_from_one_file():
+    """Official weights, read by each for itself; both stages, averages, and the official model's own layers."""
+    rows = list(ladder.compare_fine_tuning(cases.Options(models=("b0",))))
+    assert [(row.reference, row.candidate) for row in rows] == list(exhibits.PAIRS)
+    for row in rows:
+        assert row.passed
+        assert row.value < 1e-10
+        assert len(row.details["errors"]) == 10
+        assert row.details["weights"][1] < 1e-7
 
 
 def test_a_course_shares_out_its_images():

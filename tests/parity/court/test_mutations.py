@@ -33,8 +33,9 @@ def test_every_fault_is_caught_where_it_was_planted(mutation, judges):
         assert outcome.caught, outcome
         return
     if mutation.optimizer is not None:
-        verdict = optimizer.check(optimizer.SETTINGS[0], make_optimizer=mutation.optimizer)
+        verdict = optimizer.check(mutation.settings, make_optimizer=mutation.optimizer)
         assert not verdict["passed"]
+        assert verdict["first_divergence"] == mutation.layer
         return
     if mutation.model not in judges:
         judges[mutation.model] = trials.Trial(mutation.model)

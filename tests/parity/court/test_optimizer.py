@@ -1,14 +1,22 @@
-"""The optimiser rung: Keras's RMSprop and torch_ref's from equal gradients."""
+"""The optimiser rung: Keras's RMSprop and AdamW, and torch_ref's, from equal gradients."""
 
 import pytest
 
 from parity.court.rungs import optimizer
 
+FAST = [("RMSprop", "float64"), ("AdamW", "float64")]
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("settings", optimizer.SETTINGS, ids=["plain", "momentum"])
-def test_optimizer_rung(dtype, settings):
-    verdict = optimizer.check(settings, dtype)
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=() if (name, dtype) in FAST else pytest.mark.slow)
+        for name in optimizer.SETTINGS
+        for dtype in ("float64", "float32")
+    ],
+)
+def test_optimizer_rung(name, dtype):
+    verdict = optimizer.check(name, dtype)
     assert verdict["passed"], verdict
     if dtype == "float64":
         assert verdict["value"] < 1e-12
