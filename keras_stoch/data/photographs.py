@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from keras_stoch.data.decoding import MAX_PIXELS, Dropped, decode
+from keras_stoch.storage import as_path, is_remote
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 UNREADABLE = "unreadable"
@@ -146,6 +147,8 @@ def _choose(paths, folder, listed) -> tuple[Path, list[Path]]:
 
 def check_folder(folder) -> Path:
     """The path of a folder of photographs; ValueError if there is none."""
+    if is_remote(folder):
+        raise ValueError(f"Photographs are read from this machine; copy or mount {as_path(folder)} first")
     if not Path(folder).is_dir():
         raise ValueError(f"No such folder of images: {folder}")
     return Path(folder)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from keras_stoch.files import check_no_file, check_prepared
 from keras_stoch.progress import tell
+from keras_stoch.storage import as_path
 from keras_stoch.training.datasets import check_dataset, distributed
 from keras_stoch.training.recipe import Recipe
 from keras_stoch.training.subjects import Subject
@@ -55,6 +56,8 @@ def check_place(data, validation_data, out, shards=False):
         raise ValueError(f"shards must be True or False. Received: {shards!r}")
     if shards and (not isinstance(data, str | Path) or _is_generated(data)):
         raise ValueError("shards=True needs a prepared folder that has shards as data")
+    if shards and not any((as_path(data) / "shards").glob("train-*.tfrecord")):
+        raise ValueError(f"{data} has no shards; `keras-stoch prepare RAW LABELS {data} --shards 16` writes them")
     check_no_file(out, "The run's folder")
 
 

@@ -173,6 +173,11 @@ def test_a_run_at_an_address_from_shards(address, tiny, capfd):
     ("command", "message"),
     [
         (["prepare", "RAW", "LABELS", "ram://x/y"], "A prepared folder is written on this machine"),
+        (
+            ["prepare", "ram://x/raw", "LABELS", "o"],
+            "Photographs are read from this machine; copy or mount ram://x/raw",
+        ),
+        (["fit", "b0", "--data", "PREPARED", "--shards", "--out", "o"], "PREPARED has no shards; `keras-stoch prepare"),
         (["lesions", "ram://x/y"], "A prepared folder is written on this machine"),
         (["split", "ram://bucket/prepared", "--folds", "2"], "A prepared folder is written on this machine"),
         (
@@ -189,11 +194,14 @@ def test_a_run_at_an_address_from_shards(address, tiny, capfd):
 def test_what_is_written_here_or_is_not_there_is_told(address, command, message, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "RAW").mkdir()
+    (tmp_path / "LABELS").write_text("image,target\na,1\n")
+    (tmp_path / "PREPARED").mkdir()
+    (tmp_path / "PREPARED" / "manifest.csv").touch()
     assert main(command) == 2
     told = capfd.readouterr().err
     assert message in told
     assert told.count("\n") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["RAW"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["LABELS", "PREPARED", "RAW"]
 
 
 def test_tables_wait_for_the_checkpoint(tmp_path):
