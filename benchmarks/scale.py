@@ -2,11 +2,11 @@
 
     python benchmarks/scale.py [--rows 4000 40000 400000] [--out build/benchmarks/scale.json]
 
-Each number of rows has a process of its own. A label file in the manner of ISIC 2020 (patients have 16 images, a fifth of
-which show the lesion of the one before) is read, merged, grouped, audited and split; then a prepared folder of so many
-JPEGs (links to a few, 256 pixels a side) is opened, its digests are taken, and a first batch is read from it. Seconds are
-the processor's, of all threads, since other programs do not count there; memory is the most that the process had held
-by the end of the step; growth is in times the seconds of the column before.
+Each number of rows has a process of its own. A label file in the manner of ISIC 2020 (patients have 16 images, a
+fifth of which show the lesion of the one before) is read, merged, grouped, audited and split; then a prepared folder
+of so many JPEGs (links to a few, 256 pixels a side) is opened, its digests are taken, and a first batch is read from
+it. Seconds are the processor's, of all threads, since other programs do not count there; memory is the most that the
+process had held by the end of the step; growth is in times the seconds of the column before.
 """
 
 import argparse

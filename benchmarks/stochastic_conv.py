@@ -81,7 +81,7 @@ def keras_cases(batch: int, forms):
                 return tape.gradient(loss, layer.kernel.value)
 
             for framework, jit in (("Keras graph", False), ("Keras jit", True)):
-                if jit and name in ("naive", "slices", "gather") and not has_gpu():
+                if jit and name in ("naive", "slices", "blocks", "gather") and not has_gpu():
                     continue  # a CPU compiles them for minutes, or for every draw anew
                 forward = tf.function(lambda layer=layer, x=x: layer(x), jit_compile=jit)
                 yield framework, name, sharing, forward, tf.function(gradient, jit_compile=jit), lambda y: y.numpy()
@@ -310,7 +310,7 @@ def main():
 
             from keras_stoch.stochastic import IMPLEMENTATIONS
 
-            forms = options.forms or ["taps", "slices", "gather", "indexed"]
+            forms = options.forms or ["taps", "blocks", "slices", "gather", "indexed"]
             forms = [f for f in forms if f in IMPLEMENTATIONS]
             if keras.config.backend() != "tensorflow":
                 forms = [f for f in forms if f != "taps"]

@@ -91,7 +91,7 @@ class StochasticConv2D(keras.layers.Layer):
         strides: int or (S, T).
         window_sharing: "batch" (all images of a batch share one draw, as in the paper's experiments) or "image"
             (every image has its own, as the paper intended).
-        implementation: "auto", or one of "naive", "slices", "gather", "indexed", "taps", see
+        implementation: "auto", or one of "naive", "slices", "blocks", "gather", "indexed", "taps", see
             `keras_stoch.stochastic`. All give the same result.
         activation: name of an activation or a function; None for none.
         use_bias: whether to add a bias.
@@ -115,8 +115,8 @@ class StochasticConv2D(keras.layers.Layer):
             beyond it. Inside a compiled function that can't be told: "taps" then returns NaN, others move the window.
 
     What profits from XLA on a CPU is compiled by the layer itself. Under `jit_compile=True` the layer becomes part of
-    what is compiled, once for all draws; "slices" and "naive" would be compiled anew for every draw there, as
-    TensorFlow's XLA takes the offsets of slices for constants.
+    what is compiled, once for all draws; "naive", "slices" and "blocks" would be compiled anew for every draw there,
+    as TensorFlow's XLA takes the offsets of slices for constants.
 
     Example:
 

@@ -194,7 +194,7 @@ class Served:
             setattr(item, name, value)
 
         if self.layer is not None:
-            change(self.layer, "implementation", "slices")
+            change(self.layer, "implementation", "blocks")
         for layer in self.model._flatten_layers():
             if isinstance(layer, keras.layers.Normalization) and layer.mean is not None:
                 for name in ("mean", "variance"):

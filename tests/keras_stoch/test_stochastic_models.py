@@ -220,7 +220,7 @@ from keras import ops
 from keras_stoch import StochasticConv2D, stochastic
 d = np.load({str(tmp_path / "in.npz")!r})
 out = {{}}
-for form in ("naive", "slices", "gather"):
+for form in ("naive", "slices", "blocks", "gather", "indexed"):
     for sharing in ("batch", "image"):
         k = ops.convert_to_tensor(d["kernel"], "float32")
         y = stochastic.IMPLEMENTATIONS[form](
