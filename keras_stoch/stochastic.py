@@ -142,7 +142,7 @@ def choose(image_gradient: bool) -> str:
     if _has_gpu():
         return "gather"
     if keras.config.backend() != "tensorflow":
-        return "slices"
+        return "blocks" if keras.config.backend() == "jax" else "slices"
     if not image_gradient:
         return "taps"
     # XLA under TensorFlow takes the offsets of `slices` for constants, and would compile anew for every draw.
