@@ -120,9 +120,11 @@ class StochasticConv2D(keras.layers.Layer):
 
     Example:
 
+    ```python
     >>> layer = StochasticConv2D(32, 3, output_size=112, strides=2, rescale=1 / 255)
     >>> layer(photographs).shape  # photographs: (8, 1024, 1024, 3), uint8
     (8, 112, 112, 32)
+    ```
 
     Reference: sections 3.2.1 and 4.2.3 of the paper.
     """
