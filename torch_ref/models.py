@@ -65,7 +65,7 @@ class Branch(nn.Module):
             elif place == "avg_pool":
                 x = self.avg_pool(self.top_activation(self.top_bn(self.top_conv(x))))
             else:
-                x = self.get_submodule(place)(x, drop_masks)
+                x = getattr(self, place)(x, drop_masks)
         return x
 
 
