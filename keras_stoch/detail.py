@@ -61,10 +61,12 @@ def add_detail(
 
     Example:
 
+    ```python
     >>> backbone = keras.applications.ConvNeXtTiny(include_top=False, weights=None, input_shape=(224, 224, 3))
     >>> model = keras_stoch.add_detail(backbone, high_res=1024)
     >>> model({"low_res": small, "high_res": large}).shape  # uint8 (8, 224, 224, 3) and (8, 1024, 1024, 3)
     (8, 1)
+    ```
     """
     layers.check_channels_last()
     check_rate("dropout", dropout)
