@@ -31,7 +31,7 @@ def _lockstep_figure(rows) -> str:
 
     pairs = list(dict.fromkeys((row.reference, row.candidate) for row in rows))
     models = list(dict.fromkeys(row.model for row in rows))
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    figure = Figure(figsize=(12.4, 3.6), layout="constrained")
     panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
     for axes, pair in zip(panels, pairs, strict=True):
         for row in rows:
@@ -58,8 +58,8 @@ def _lockstep_figure(rows) -> str:
 def _statistics_figure(runs: dict, looks, faults) -> str:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.9), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(12.4, 8.4), layout="constrained")
+    left, right = figure.subplots(2, 1)
     dashes = itertools.cycle(("--", ":", "-."))
     for number, (name, (curves, early)) in enumerate(runs.items()):
         style = {"color": f"C{number}", "ls": "-", "lw": 1.8}
@@ -69,7 +69,10 @@ def _statistics_figure(runs: dict, looks, faults) -> str:
         steps = np.arange(1, early.shape[1] + 1)
         left.fill_between(steps, *np.percentile(early, (25, 75), axis=0), **shade)
         left.plot(steps, np.median(early, axis=0), label=f"{name} ({len(early)} runs)", **style)
-        right.fill_between(looks, curves.min(0), curves.max(0), **shade)
+        if name in faults:  # their bands would hide all else
+            right.plot(looks, curves.min(0), color=style["color"], ls=style["ls"], lw=0.6, alpha=0.5)
+        else:
+            right.fill_between(looks, curves.min(0), curves.max(0), **shade)
         right.plot(looks, curves.mean(0), label=f"{name} ({len(curves)} runs)", **style)
     left.set_yscale("log")
     left.set_xlabel("step", fontsize=8)
@@ -79,8 +82,9 @@ def _statistics_figure(runs: dict, looks, faults) -> str:
     right.minorticks_off()
     right.set_xlabel("steps", fontsize=8)
     right.set_title("validation ROC AUC: mean, minimum and maximum", fontsize=9, loc="left")
-    left.legend(fontsize=7, frameon=False)
-    right.legend(fontsize=7, frameon=False)
+    right.set_ylim(min(0.45, *(float(curves.min()) for curves, _ in runs.values())), 1.005)
+    for panel in (left, right):
+        panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     for panel in (left, right):
         plain(panel)
     return svg(figure)

@@ -30,7 +30,7 @@ def depth_figures(rows: list[Row], landmarks: str = r"") -> dict[str, str]:
 def _depth_figure(key, rows, landmarks) -> str:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 2.6), layout="constrained")
+    figure = Figure(figsize=(12.4, 2.9), layout="constrained")
     axes = figure.subplots()
     exact = True
     for row in rows:

@@ -22,7 +22,7 @@ h1{font-size:26px;margin:0}h2{font-size:19px;margin:36px 0 8px}p{margin:6px 0;ma
 table{border-collapse:collapse;font-size:13px;margin:8px 0;width:100%}
 th,td{border:1px solid var(--line);padding:4px 8px;text-align:left;vertical-align:top}
 th{background:var(--soft);font-weight:600}
-td.k{white-space:nowrap}
+td.k{white-space:nowrap}td.wrap{overflow-wrap:anywhere;min-width:9em}
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td.ok{background:#eef7f1;color:var(--ok)}td.bad{background:#fdf0ef;color:var(--bad);font-weight:600}
 td.maybe{background:#fdf7e8;color:#7a5500}
@@ -35,7 +35,11 @@ padding:8px 12px;margin:6px 0;border-radius:4px;overflow-wrap:anywhere;font-size
 .sides{display:grid;grid-template-columns:1fr 1fr;gap:12px}.sides>div{min-width:0}
 pre{font-size:12.5px;background:var(--soft);padding:8px 10px;border-radius:4px;overflow-x:auto;margin:4px 0;
 white-space:pre-wrap;overflow-wrap:anywhere}
-@media(max-width:700px){body{padding:14px}.sides,.card{grid-template-columns:1fr}figure{overflow-x:auto}
+nav{margin:12px 0}nav a{color:inherit;white-space:nowrap}
+@media(max-width:700px){.ladder thead{display:none}.ladder tr{display:block;border:1px solid var(--line);margin:6px 0;
+padding:4px}.ladder td{display:inline-block;border:0;padding:1px 6px;white-space:normal}
+.ladder td.n::before{content:attr(data-rung) " ";color:var(--dim);font-weight:400}.ladder td.none{display:none}
+body{padding:14px}.sides,.card{grid-template-columns:1fr}figure{overflow-x:auto}
 figure svg{min-width:720px}}
 code{font-size:12.5px;background:var(--soft);padding:1px 4px;border-radius:3px}
 .wide{overflow-x:auto}.pictures img{height:88px;border-radius:4px;margin:0 6px 6px 0}
@@ -68,7 +72,10 @@ def table(header: str, body: str) -> str:
 
 
 def ladder(rows: list[Row], apart=()) -> str:
-    """All verdicts, a row a pair and a column a rung; those of `apart`, not asked of every pair, by themselves."""
+    """All verdicts, a row a pair and a column a rung; those of `apart`, not asked of every pair, by themselves.
+
+    On a narrow screen each row is a block of its own, with the rungs' names beside the numbers.
+    """
     checks = [check for check in dict.fromkeys(row.check for row in rows) if check not in apart]
     groups = {}
     for row in rows:
@@ -78,25 +85,48 @@ def ladder(rows: list[Row], apart=()) -> str:
     body = []
     for key, found in groups.items():
         cells = [_cell(found[check]) if check in found else "<td class=none>&middot;" for check in checks]
-        body.append("<tr>" + "".join(f"<td class=k>{html.escape(part)}" for part in key) + "".join(cells))
+        name = "".join(f"<td class=k>{html.escape(part)}" for part in key)
+        body.append(f"<tr>{name}{''.join(cells)}<td class=wrap>{_nearest(found.values())}")
     tables = ""
     if body:
-        header = ["model", "size", "pair", "type", *(check.replace("_", " ") for check in checks)]
-        tables = table("|".join(header), "".join(body))
+        header = [
+            "model",
+            "size",
+            "pair",
+            "type",
+            *(check.replace("_", " ") for check in checks),
+            "nearest to its limit",
+        ]
+        tables = table("|".join(header), "".join(body)).replace("<table>", "<table class=ladder>")
     others = "".join(
         f"<tr><td>{row.check}<td>{html.escape(row.model)} {html.escape(row.size)}"
         f"<td>{html.escape(row.reference)} ~ {html.escape(row.candidate)}<td>{row.dtype}{_cell(row)}"
-        f"<td class=n>{number(row.tolerance)}"
+        f"<td class=n>{number(row.tolerance)}<td><code>{html.escape(row.worst or '-')}</code>"
         for row in rows
         if row.check in apart
     )
-    return tables + (table("rung|what|pair|type|error|allowed", others) if others else "")
+    return tables + (table("rung|what|pair|type|error|allowed|worst", others) if others else "")
 
 
 def _cell(row: Row) -> str:
     title = html.escape(f"allowed {number(row.tolerance)}, worst {row.worst}, {row.seconds:.1f} s", quote=True)
     mark = "" if row.passed else "&#10007; "
-    return f"<td class='n {'ok' if row.passed else 'bad'}' title='{title}'>{mark}{number(row.value)}"
+    label = html.escape(row.check.replace("_", " "), quote=True)
+    return (
+        f"<td class='n {'ok' if row.passed else 'bad'}' data-rung='{label}' title='{title}'>{mark}{number(row.value)}"
+    )
+
+
+def _nearest(rows) -> str:
+    """The tensor that uses most of what is allowed, of all rungs of a pair; or the first that failed."""
+    failed = next((row for row in rows if not row.passed), None)
+    if failed is not None:
+        return f"<code>{html.escape(failed.first_divergence or failed.worst or '-')}</code> {failed.check}"
+    shares = [(row.value / row.tolerance, row) for row in rows if row.value and row.tolerance and row.worst]
+    if not shares:
+        return ""
+    share, row = max(shares, key=lambda item: item[0])
+    return f"<code>{html.escape(row.worst)}</code> {row.check.replace('_', ' ')} {share:.1g}"
 
 
 def worst_tensors(rows: list[Row], count: int = 15) -> str:
