@@ -12,14 +12,17 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # torch uses the sam
 from parity.comparison import ComparisonReport, compare
 from parity.environment import import_triton_first
 from parity.kinds import Kind, register_kind
+from parity.preprocessing import InputReport, compare_inputs
 from parity.transfer import TransferError, TransferReport, keras_to_torch, torch_to_keras
 
 __all__ = [
     "ComparisonReport",
+    "InputReport",
     "Kind",
     "TransferError",
     "TransferReport",
     "compare",
+    "compare_inputs",
     "keras_to_torch",
     "register_kind",
     "torch_to_keras",
