@@ -132,10 +132,11 @@ class _Graph:
 
     Attributes:
         calls: (layer of the model, its copy, arguments, keyword arguments, outputs) in order.
+        sources: the call that a tensor comes from, by the tensor's id.
     """
 
     def __init__(self, start):
-        self.start, self.calls, self.copies, self.used = start, [], {}, set()
+        self.start, self.calls, self.sources, self.copies, self.used = start, [], {}, {}, set()
 
     def free(self, name: str) -> str:
         """A name that no layer has yet."""
@@ -183,11 +184,12 @@ class _Graph:
         made = self.copy(operation)
         outputs = made(*args, **kwargs)
         self.calls.append((operation, made, args, kwargs, outputs))
+        self.sources |= {id(tensor): self.calls[-1] for tensor in keras.tree.flatten(outputs)}
         return outputs
 
     def giving(self, tensor):
         """The call that a tensor comes from; None for the image."""
-        return next((call for call in self.calls if any(t is tensor for t in keras.tree.flatten(call[4]))), None)
+        return self.sources.get(id(tensor))
 
     def replay(self, features, chain, first, stem, low, high):
         """The features of a second copy of everything behind the first convolution, which `stem` takes the place of."""
@@ -290,7 +292,8 @@ def _check_convolution(operation):
 
 def _unfit(operation) -> str | None:
     """Why a layer may not stand before the first convolution, None if it may, as far as can be seen without numbers."""
-    if getattr(operation, "trainable_variables", None) or isinstance(operation, keras.layers.BatchNormalization):
+    norm = isinstance(operation, keras.layers.BatchNormalization)
+    if getattr(operation, "trainable_variables", None) or (norm and operation.trainable):
         return "learns"
     if getattr(operation, "_seed_generators", None):
         return "draws at random, for the two branches apart"

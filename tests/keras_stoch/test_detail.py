@@ -238,6 +238,17 @@ def test_it_is_served(kind, tmp_path):
     assert drawn["spread"].numpy() > 0
 
 
+def test_a_frozen_norm_of_pixels_is_folded_too():
+    """In inference mode for good, it is a scale and a shift by channel."""
+    backbone = shake(chain(layers.BatchNormalization(name="bn", trainable=False), shape=(SMALL, SMALL, 3)))
+    images = pixels(LARGE)
+    stem = model_stem(keras_stoch.add_detail(backbone, LARGE))
+    maps = np.asarray(stem(images, windows=np.full((4, 2), 7, np.int32)))
+    window = np.float32(images)[:, 7 : 7 + stem.window[0], 7 : 7 + stem.window[1]]
+    expected = np.asarray(backbone(window, training=False))
+    np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
 def chain(*between, conv=None, **options):
     inputs = keras.Input(options.pop("shape", (SMALL, SMALL, 3)))
     x = inputs
