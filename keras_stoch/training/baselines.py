@@ -158,7 +158,7 @@ def run(out="runs/baselines", settings: Baselines | None = None, progress=False)
     rows = []
     for candidate in candidates(settings):
         tell(f"{candidate.name}: milliseconds and test images", progress)
-        rows += _measure(candidate, test, out / candidate.name.replace(" ", "-"), settings)
+        rows += measured(candidate, test, out / candidate.name.replace(" ", "-"), settings)
     results = pd.DataFrame(rows)
     write_atomically(out / "results.csv", results.to_csv(index=False, lineterminator="\n"))
     found = table(results)
@@ -231,7 +231,7 @@ def random_crops(images, side: int, seed):
     return tf.gather(images, columns, axis=2, batch_dims=1)
 
 
-def _measure(candidate, test, out, settings) -> list[dict]:
+def measured(candidate, test, out, settings) -> list[dict]:
     """A row for each run and setting: AUC on the test images, milliseconds for an image, what training took."""
     from keras_stoch.data.pipeline import Pipeline
     from keras_stoch.evaluation.metrics import roc_auc
@@ -245,13 +245,14 @@ def _measure(candidate, test, out, settings) -> list[dict]:
     batches = [inputs for inputs, _ in pipeline.epoch(0)]
     model, rows, most = candidate.build(), [], max(candidate.settings)
     example = random_crops(batches[0], candidate.side, [0, 0]) if candidate.crops else batches[0]
-    milliseconds = {n: _milliseconds(model, example, n, candidate.crops) for n in candidate.settings}
+    milliseconds = _milliseconds(model, example, candidate)
     for number in range(settings.runs):
         folder = out / f"run-{number}"
         model.load_weights(folder / "best.weights.h5")
         if candidate.crops:
-            looks = ([random_crops(b, candidate.side, [n, k]) for n, b in enumerate(batches)] for k in range(most))
-            logits = np.concatenate([draw_logits(model, look) for look in looks], axis=1)
+            # One stream of batches: every call would compile the model anew.
+            looks = (random_crops(b, candidate.side, [n, k]) for k in range(most) for n, b in enumerate(batches))
+            logits = draw_logits(model, looks).reshape(most, -1).T
         else:
             logits = draw_logits(model, batches, most)
         curves = pd.read_csv(folder / "curves.csv")
@@ -271,26 +272,27 @@ def _measure(candidate, test, out, settings) -> list[dict]:
     return rows
 
 
-def _milliseconds(model, example, n: int, crops: bool) -> float:
-    """Of inference, for one image of a batch, with n crops or draws: the median of seven."""
+def _milliseconds(model, example, candidate) -> dict[int, float]:
+    """Of inference, for one image of a batch, with n crops or draws: medians of seven."""
     import tensorflow as tf
 
     from keras_stoch.evaluation.predictions import AveragedPasses
 
-    if crops:
-        example, once = tf.concat([example] * n, 0), lambda inputs: model(inputs, training=False)
-    elif n == 1:
-        once = lambda inputs: model(inputs, training=False)  # noqa: E731
-    else:
-        averaged = AveragedPasses(model)
-        once = lambda inputs: averaged(inputs, n)  # noqa: E731
-    compiled, taken = tf.function(once, autograph=False), []
-    count = len(example["low_res"]) if isinstance(example, dict) else len(example) // (n if crops else 1)
-    for _ in range(9):
-        started = time.perf_counter()
-        np.asarray(compiled(example))
-        taken.append(time.perf_counter() - started)
-    return 1000 * float(np.median(taken[2:])) / count
+    once = tf.function(lambda inputs: model(inputs, training=False), autograph=False, reduce_retracing=True)
+    count, found = len(example["low_res"] if isinstance(example, dict) else example), {}
+    for n in candidate.settings:
+        compiled, given, taken = once, example, []
+        if candidate.crops:
+            given = tf.concat([example] * n, 0)
+        elif n > 1:
+            averaged = AveragedPasses(model)
+            compiled = tf.function(lambda inputs, n=n, averaged=averaged: averaged(inputs, n), autograph=False)
+        for _ in range(9):
+            started = time.perf_counter()
+            np.asarray(compiled(given))
+            taken.append(time.perf_counter() - started)
+        found[n] = 1000 * float(np.median(taken[2:])) / count
+    return found
 
 
 def table(results: pd.DataFrame) -> pd.DataFrame:

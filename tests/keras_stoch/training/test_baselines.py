@@ -6,7 +6,20 @@ import pytest
 from PIL import Image
 
 from keras_stoch.cli import main
-from keras_stoch.training.baselines import Baselines, candidates, figure, random_crops, run, table
+from keras_stoch.data.pipeline import Pipeline
+from keras_stoch.evaluation.metrics import roc_auc
+from keras_stoch.models import create_model
+from keras_stoch.training.baselines import (
+    Baselines,
+    Candidate,
+    candidates,
+    figure,
+    measured,
+    random_crops,
+    run,
+    table,
+)
+from tests.tiny import SIZES
 
 
 def test_crops_are_of_the_image_and_uniform():
@@ -99,6 +112,35 @@ def test_hours_are_of_the_baselines(capsys):
     assert "--hours goes with --baselines" in capsys.readouterr().err
     assert main(["experiment", "--baselines", "--hours", "-1"]) == 2
     assert "must be a positive number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("crops", [True, False])
+def test_what_is_measured_is_the_mean_over_crops_or_draws(crops, tiny, lesions, tmp_path):
+    settings = Baselines(runs=1, low_res=32, high_res=64, batch_size=32, sides=())
+    if crops:
+        candidate = Candidate("crops", lambda: create_model("tiny", low_res=32), 32, crops=True, settings=(1, 3))
+    else:
+        candidate = Candidate("split-b0", lambda: create_model("tiny-split", **SIZES), None, settings=(1, 2))
+    model, folder = candidate.build(), tmp_path / "run-0"
+    folder.mkdir()
+    model.save_weights(folder / "best.weights.h5")
+    (folder / "curves.csv").write_text("epoch,seconds\n0,2.5\n1,1.5\n")
+    rows = measured(candidate, lesions, tmp_path, settings)
+    assert [(row["averaged"], row["training_seconds"], row["epochs"]) for row in rows] == [
+        (n, 4.0, 2) for n in candidate.settings
+    ]
+    assert all(row["milliseconds"] > 0 for row in rows)
+    assert rows[-1]["milliseconds"] > rows[0]["milliseconds"]
+    if crops:
+        pipeline = Pipeline(lesions, None, batch_size=32, low_res=64, high_res=None)
+        batches = [images for images, _ in pipeline.epoch(0)]
+        draws = [
+            np.concatenate([np.asarray(model(random_crops(b, 32, [n, k])))[:, 0] for n, b in enumerate(batches)])
+            for k in range(3)
+        ]
+        for row in rows:
+            mean = (1 / (1 + np.exp(-np.float64(draws[: row["averaged"]])))).mean(0)
+            assert row["auc"] == pytest.approx(roc_auc(pipeline.targets, mean), abs=0.01)
 
 
 @pytest.mark.slow
