@@ -130,7 +130,6 @@ def test_what_is_measured_is_the_mean_over_crops_or_draws(crops, tiny, lesions, 
         (n, 4.0, 2) for n in candidate.settings
     ]
     assert all(row["milliseconds"] > 0 for row in rows)
-    assert rows[-1]["milliseconds"] > rows[0]["milliseconds"]
     if crops:
         pipeline = Pipeline(lesions, None, batch_size=32, low_res=64, high_res=None)
         batches = [images for images, _ in pipeline.epoch(0)]
