@@ -1,18 +1,21 @@
 """Why two models part: at each place, what either side was seen to compute, and the cure that makes them agree."""
 
+import contextlib
 from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from parity.causes import FAMILIES, elementwise, weights
+from parity.causes import FAMILIES, backwards, elementwise, moving, weights
 from parity.causes.scene import Cause, Scene
 from parity.divergence import Place, layer_values, locate
 from parity.errors import FAIL, Row
 from parity.graph import Graph
+from parity.trace import pair_values
+from parity.transfer import match
 from parity.values import Partners, distance, orders
 
-MOST = 24  # faults that one run lists
+MOST = 120  # places that one run looks at
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,14 @@ class Finding:
         says: why they differ, in words; "" if no cure that was tried heals it.
         place: where, on both sides, if it is an operation.
         cause: the cure that heals it, if it is an operation.
+        layers: all layers of which it is so, if there are several.
     """
 
     name: str
     says: str
     place: Place | None = None
     cause: Cause | None = None
+    layers: tuple[str, ...] = ()
 
     def __str__(self):
         return f"{self.name}: {self.says or f'{self.place}. No cure that was tried heals it.'}"
@@ -46,10 +51,11 @@ def findings(rows: list[Row], reference, candidate, notes: list[str]) -> list[Fi
     rows = {row.check: row for row in rows if row.status == FAIL}
     found = []
     if "configuration" in rows:
-        for layer, what, ours, theirs in rows["configuration"].details["differences"]:
-            found.append(Finding(layer, f"{what} is {ours} in the reference and {theirs} in the candidate."))
-    if "structure" in rows:
+        found += _settings(rows["configuration"].details["differences"])
+    if "structure" in rows or any("no such layer" in f.says for f in found):
         found += [Finding(name, says) for name, says in _calls(reference, candidate).items()]
+    if "structure" in rows:
+        found += _shapes(reference, candidate)
     if "weights" in rows:
         names = rows["weights"].details["different"]
         told = weights.explain(reference.adapter, candidate.adapter, names)
@@ -57,41 +63,117 @@ def findings(rows: list[Row], reference, candidate, notes: list[str]) -> list[Fi
     double = all(side.adapter.dtype == "float64" for side in (reference, candidate))  # else rounding hides what is what
     if "forward" in rows and not double:
         notes.append("Causes of operations are looked for between copies in float64 only.")
+    known = {layer.partition("/")[0] for finding in found for layer in finding.layers or (finding.name,)}
     if "forward" in rows and candidate.parted is not None and double:
-        ends = [graph.outputs for graph in candidate.parted.graphs]
-        pairs = [(ends[0][name], ends[1][name]) for name in ends[0] if name in ends[1]]
-        known = {finding.name.partition("/")[0] for finding in found}
-        try:
-            places = explain(candidate.parted, (reference.adapter, candidate.adapter), pairs)
-        except Exception as error:  # a stranger's operation may fail in any way; where they part was told
-            text = str(error).strip()
-            notes.append(f"Causes were not found out ({type(error).__name__}: {text.splitlines()[0] if text else ''}).")
-            places = []
-        # What the weights or settings of a layer explain needs no second cause.
-        found += [f for f in places if f.says or not any(f.name.startswith(layer) for layer in known)]
+        with _told(notes):
+            places = _places(candidate.parted, reference, candidate)
+            # What the weights or settings of a layer explain needs no second cause.
+            found += [f for f in places if f.says or not any(f.name.startswith(layer) for layer in known)]
+    elif "forward" not in rows and "batch_norm" in rows and double:
+        with _told(notes):
+            found += [f for f in _trained(reference, candidate) if f.name.partition("#")[0] not in known]
+    elif "gradients" in rows and not rows.keys() & {"forward", "batch_norm"} and double:
+        with _told(notes):
+            back = backwards.locate(reference, candidate)
+            if back is not None:
+                rows["gradients"].message = "; ".join(filter(None, (rows["gradients"].message, str(back))))
+                found += [Finding(back.name, f"{back}: {back.says}")] if back.says else []
+    return found
+
+
+@contextlib.contextmanager
+def _told(notes):
+    """Context in which an error is a note: a stranger's operation may fail in any way, and where they part was told."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error).strip()
+        notes.append(f"Causes were not found out ({type(error).__name__}: {text.splitlines()[0] if text else ''}).")
+
+
+def _places(partners: Partners, reference, candidate) -> list[Finding]:
+    """The operations at which two models part on the way to the outputs that both have."""
+    ends = [graph.outputs for graph in partners.graphs]
+    pairs = [(ends[0][name], ends[1][name]) for name in ends[0] if name in ends[1]]
+    return explain(partners, (reference.adapter, candidate.adapter), pairs)
+
+
+def _trained(reference, candidate) -> list[Finding]:
+    """What differs in training mode alone: averages that move otherwise, and operations."""
+    found = [Finding(layer, says) for layer, says in moving.explain(reference, candidate).items()]
+    with reference.acting(), candidate.acting():
+        partners = pair_values(reference, candidate, reference.batches[0], training=True)
+        told = {finding.name for finding in found}
+        return [f for f in _places(partners, reference, candidate) if f.name not in told] + found
+
+
+def _settings(differences) -> list[Finding]:
+    """One finding for all layers that differ in one setting in one way."""
+    groups = {}
+    for layer, what, ours, theirs in differences:
+        groups.setdefault((what, ours, theirs), []).append(layer)
+    found = []
+    for (what, ours, theirs), layers in groups.items():
+        more = f" and {len(layers) - 4} more" if len(layers) > 4 else ""
+        also = f" So in {len(layers)} layers: {', '.join(layers[:4])}{more}." if len(layers) > 1 else ""
+        says = f"{what} is {ours} in the reference and {theirs} in the candidate.{also}"
+        found.append(Finding(layers[0], says, layers=tuple(layers)))
     return found
 
 
 def _calls(reference, candidate) -> dict[str, str]:
-    """Layers with weights that one side calls more often than the other, or never."""
+    """Layers with weights that one side calls more often than the other, or never; those of one block in one line."""
     counts = []
     for side in (reference, candidate):
         called = Counter(name.partition("#")[0] for name in side.calls)
         counts.append({layer: called.get(layer, 0) for layer in side.adapter.kinds() if layer})
-    found = {}
+    alike = {}  # both sides' counts to layers
     for layer in dict.fromkeys([*counts[0], *counts[1]]):
-        times = [count.get(layer) for count in counts]
+        times = tuple(count.get(layer) for count in counts)
         if times[0] != times[1]:
-            said = [
-                "has no such layer"
-                if t is None
-                else "never calls it"
-                if not t
-                else f"calls it {t} times".replace(" 1 times", " once")
-                for t in times
-            ]
-            found[layer] = f"the reference {said[0]}, the candidate {said[1]}."
+            alike.setdefault(times, []).append(layer)
+    found = _shared(alike)
+    told = {layer for layers in found for layer in layers}
+    lines = {layers[0]: says for layers, says in found.items()}
+    for times, layers in alike.items():
+        for layer in layers:
+            if layer not in told:
+                said = [_often(count) for count in times]
+                lines[layer] = f"the reference {said[0]}, the candidate {said[1]}."
+    return lines
+
+
+def _often(times: int | None) -> str:
+    if times is None:
+        return "has no such layer"
+    return "never calls it" if not times else f"calls it {times} times".replace(" 1 times", " once")
+
+
+def _shared(alike: dict) -> dict[tuple[str, ...], str]:
+    """Layers that one side uses again where the other has more: (their names, those they stand for) to words."""
+    found = {}
+    for role, fewer, more in (("candidate", (1, None), (1, 2)), ("reference", (None, 1), (2, 1))):
+        missing, again = list(alike.get(fewer, ())), list(alike.get(more, ()))
+        if not missing or len(missing) != len(again):
+            continue
+        names = [_common(group) for group in (missing, again)]
+        count = f" ({len(missing)} layers with weights)" if len(missing) > 1 else ""
+        found[(*missing, *again)] = f"the {role} has none: it calls {names[1]} twice in its place{count}."
     return found
+
+
+def _common(names: list[str]) -> str:
+    """How all names begin, as the name of what holds them all."""
+    first, last = min(names), max(names)
+    length = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:length].rstrip("_") or names[0]
+
+
+def _shapes(reference, candidate) -> list[Finding]:
+    """Weights of one name and another shape."""
+    report = match(reference.adapter, candidate.adapter)
+    return [Finding(name, f"its shape is {ours} in the reference and {theirs} in the candidate, in Keras's order.")
+            for name, ours, theirs in report.wrong_shape]  # fmt: skip
 
 
 def explain(partners: Partners, adapters, outputs: list[tuple[int, int]]) -> list[Finding]:
@@ -116,7 +198,7 @@ def explain(partners: Partners, adapters, outputs: list[tuple[int, int]]) -> lis
         scene = Scene.of(partners, place, adapters)
         cause = next(filter(None, (family(scene) for family in FAMILIES)), None)
         found.append(Finding(place.name, "" if cause is None else str(cause), place, cause))
-        healed = _healed(partners, scene)
+        healed = _healed(partners, (cause and cause.ends) or scene.ends)
         if healed is None:
             break
         partners = healed
@@ -139,9 +221,9 @@ def _alone(partners: Partners, place: Place, outputs) -> Finding:
     return Finding(place.name, says, place)
 
 
-def _healed(partners: Partners, scene: Scene) -> Partners | None:
-    """The graphs with the reference's numbers at a place of the candidate; None if they have no common shape there."""
-    theirs, ours = scene.ends
+def _healed(partners: Partners, ends: tuple[int, int]) -> Partners | None:
+    """The graphs with the reference's numbers for a value of the candidate; None if they have no common shape."""
+    theirs, ours = ends
     expected, was = partners.graphs[0].values[theirs], partners.graphs[1].values[ours]
     if expected.size != was.size:
         return None

@@ -11,7 +11,7 @@ from parity.adapters import adapt
 from parity.adapters.base import Adapter, Weight
 from parity.layout import compatible
 from parity.naming import NamesClash, Rules, split_rules
-from parity.topology import by_structure
+from parity.topology import by_sequence, by_structure
 from parity.values import varies
 
 
@@ -167,6 +167,10 @@ def _pair_by_structure(named: Adapter, giver: Adapter, inputs) -> None:
             for side, found in zip(sides, shapes, strict=True)
         )
         pairs = by_structure(graphs, layers)
+        if pairs is None:  # one of the two has a layer more or fewer
+            sequence = by_sequence(graphs, layers)
+            usual = {name: plain(name) for name in layers[0] if layers[1].get(plain(name)) == layers[0][name]}
+            pairs = sequence if len(sequence) >= len(usual) else None
     if pairs:
         named.pairs = pairs
         taken = set(pairs.values())

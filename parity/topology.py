@@ -61,3 +61,43 @@ def by_structure(graphs: tuple[Graph, Graph], layers: tuple[dict, dict]) -> dict
     if {c: len(names) for c, names in groups[0].items()} != {c: len(names) for c, names in groups[1].items()}:
         return None
     return {a: b for colour, names in groups[0].items() for a, b in zip(names, groups[1][colour], strict=True)}
+
+
+def by_sequence(graphs: tuple[Graph, Graph], layers: tuple[dict, dict]) -> dict[str, str]:
+    """Pairs layers of one kind and shape by the order in which they are done: the longest common sequence.
+
+    It holds where the two graphs are not of one structure, for one has a fault: blocks that share a module, a layer
+    that is never called. A layer that is called again goes by its first call.
+
+    Args:
+        layers: for each graph, canonical name to anything hashable that partners have in common.
+    """
+    ours, theirs = (_done(graph, names) for graph, names in zip(graphs, layers, strict=True))
+    keys = [[known[name] for name in order] for known, order in zip(layers, (ours, theirs), strict=True)]
+    longest = [[0] * (len(theirs) + 1) for _ in range(len(ours) + 1)]
+    for i in reversed(range(len(ours))):
+        for j in reversed(range(len(theirs))):
+            same = keys[0][i] == keys[1][j]
+            longest[i][j] = longest[i + 1][j + 1] + 1 if same else max(longest[i + 1][j], longest[i][j + 1])
+    pairs, taken, i, j = {}, set(), 0, 0
+    while i < len(ours) and j < len(theirs):
+        if keys[0][i] == keys[1][j]:
+            if ours[i] not in pairs and theirs[j] not in taken:
+                pairs[ours[i]] = theirs[j]
+                taken.add(theirs[j])
+            i, j = i + 1, j + 1
+        elif longest[i + 1][j] >= longest[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
+def _done(graph: Graph, names) -> list[str]:
+    """The layers in the order in which they are done, each as often as it is called."""
+    found, last = [], ""
+    for node in graph.nodes:
+        if node.layer in names and node.layer != last:
+            found.append(node.layer)
+        last = node.layer
+    return found

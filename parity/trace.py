@@ -123,19 +123,35 @@ class Trace:
     def _told_biased(self):
         return contextlib.nullcontext({}) if self.strict else self.adapter.biased_variances()
 
-    def _first_pass(self):
+    @property
+    def _cotangents(self) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(self.seed)
-        cotangents = {
+        return {
             name: rng.normal(size=call.output.shape)
             for name, call in self._calls.items()
             if call.final and call.output.dtype.kind == "f"
         }
+
+    @cached_property
+    def backwards(self) -> dict[str, np.ndarray]:
+        """What comes back to every layer's output in the pass of `gradients`, in the order of the pass forwards."""
+        with self.acting():
+            return self._renamed(self.adapter.backwards(self.batches[0], self._cotangents, self.draws))
+
+    def _first_pass(self):
+        cotangents = self._cotangents
         before = {name: weight.array.copy() for name, weight in self.adapter.weights().items()}
         try:
             return self.adapter.train(self.batches[0], cotangents, self.draws)
         except Exception as error:  # some operation has no gradient, say: the outputs can be compared all the same
             self.adapter.assign(before)
             return self.adapter.capture(self.batches[0], training=True, draws=self.draws), error
+
+    @contextlib.contextmanager
+    def acting(self):
+        """Context for passes in training mode: as `training` makes them, and without a trace afterwards."""
+        with self.adapter.preserved(), self._dropping():
+            yield
 
     def _dropping(self):
         return contextlib.nullcontext() if self.dropout else self.adapter.without_dropout()
@@ -184,12 +200,15 @@ def match_outputs(reference: Trace, candidate: Trace) -> list[str]:
     return theirs[len(ours) :]
 
 
-def pair_values(reference: Trace, candidate: Trace, inputs) -> Partners:
-    """Records every operation of both sides at inference, and finds the values that are equal.
+def pair_values(reference: Trace, candidate: Trace, inputs, training: bool = False) -> Partners:
+    """Records every operation of both sides at inference or in training mode, and finds the values that are equal.
 
     In float32 equal is what rounding explains, as far as that was measured (`Trace.alike`).
     """
-    sides = [side.adapter.graph(inputs, draws=side.draws) for side in (reference, candidate)]
+    sides = []
+    for side in (reference, candidate):
+        with side.acting() if training else contextlib.nullcontext():
+            sides.append(side.adapter.graph(inputs, training, side.draws))
     graphs = []
     for side, graph in zip((reference, candidate), sides, strict=True):
         outputs = {side.aliases.get(name, name): number for name, number in graph.outputs.items()}

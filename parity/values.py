@@ -178,8 +178,11 @@ def _named_orders(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield words, np.swapaxes(slim, first, second)
     for axis in range(slim.ndim):
         yield f"axis {axis} of {shape} is reversed", np.flip(slim, axis)
-    if slim.ndim == 4:
+    if slim.ndim >= 3:
         yield "rows and columns of the kernel are reversed", slim[::-1, ::-1]
+    if slim.ndim == 4:
+        turned = slim.reshape(shape[3], shape[2], shape[0], shape[1])
+        yield "it was reshaped where its axes were to be exchanged", np.moveaxis(turned, (0, 1), (-1, -2))
         yield "its axes stand as torch has them", np.moveaxis(slim, (-1, -2), (0, 1))
     for channels in range(2, shape[0] if shape else 0):
         if shape[0] % channels == 0:

@@ -248,6 +248,13 @@ class Adapter:
         """
         raise NotImplementedError
 
+    def backwards(self, inputs, cotangents, draws=None) -> dict[str, np.ndarray]:
+        """d sum(output * cotangent) / d output of every layer's call, in training mode, by the names of `capture`.
+
+        Zeros where nothing comes back to a layer.
+        """
+        raise NotImplementedError
+
     def promoted(self, inputs=None):
         """The same model in float64 as a new `Adapter`, so far as it can be copied; see `promotion`.
 

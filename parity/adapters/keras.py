@@ -156,8 +156,17 @@ class KerasAdapter(Adapter):
         raw, output, _ = self._run(("capture", training, self._silent), run, inputs, draws or {})
         return self._calls(raw, output)
 
+    def backwards(self, inputs, cotangents, draws=None):
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            raw, output = self._recorded(lambda: self.call(self.tensors(inputs), True, draws or {}))
+            loss = _loss(output, cotangents)
+        made = {n: result for n, (_, _, _, result) in raw.items() if not isinstance(result, list | tuple | dict)}
+        returned = tape.gradient(loss, list(made.values()), unconnected_gradients="zero")
+        return {name: _array(tf.convert_to_tensor(back)) for name, back in zip(made, returned, strict=True)}
+
     def train(self, inputs, cotangents, draws=None):
-        import keras
         import tensorflow as tf
 
         trainable = [
@@ -169,9 +178,7 @@ class KerasAdapter(Adapter):
         def run(inputs, draws, cotangents):
             with tf.GradientTape() as tape:
                 raw, output = self._recorded(lambda: self.call(inputs, True, draws))
-                found = named_outputs(output)
-                parts = [keras.ops.sum(found[n] * keras.ops.cast(c, found[n].dtype)) for n, c in cotangents.items()]
-                loss = tf.add_n(parts)
+                loss = _loss(output, cotangents)
             return raw, output, tape.gradient(loss, [variable.value for _, variable in trainable])
 
         raw, output, found = self._run(("train", self._silent), run, inputs, draws or {}, cotangents)
@@ -340,6 +347,14 @@ class KerasAdapter(Adapter):
         items.insert(place, (group, call))
         calls.clear()
         calls.update(items)
+
+
+def _loss(output, cotangents):
+    import keras
+    import tensorflow as tf
+
+    found = named_outputs(output)
+    return tf.add_n([keras.ops.sum(found[n] * keras.ops.cast(c, found[n].dtype)) for n, c in cotangents.items()])
 
 
 def _computes_in(layer) -> str:

@@ -217,8 +217,8 @@ class TorchAdapter(Adapter):
         with torch.no_grad():
             return self._recorded(inputs, training, draws)[0]
 
-    def _recorded(self, inputs, training, draws):
-        """(calls, output tensors by name)."""
+    def _recorded(self, inputs, training, draws, returned=None):
+        """(calls, output tensors by name). `returned` receives, by call, what comes back to its output."""
         import torch
 
         calls, handles = {}, []
@@ -258,6 +258,10 @@ class TorchAdapter(Adapter):
                     return layout.channels_last(kind, as_array(out))
 
                 calls[key] = Call(flat, array(output, kind), replay)
+                if returned is not None and output.requires_grad:
+                    output.register_hook(
+                        lambda back: returned.__setitem__(key, layout.channels_last(kind, as_array(back)))
+                    )
 
             return before, record
 
@@ -279,15 +283,9 @@ class TorchAdapter(Adapter):
         return calls, output
 
     def train(self, inputs, cotangents, draws=None):
-        import torch
-
         with self._gradients_set_aside():
             calls, output = self._recorded(inputs, True, draws)
-            loss = 0.0
-            for name, cotangent in cotangents.items():
-                cotangent = self._back(cotangent)
-                loss = loss + (output[name] * torch.from_numpy(np.ascontiguousarray(cotangent)).to(output[name])).sum()
-            loss.backward()
+            self._loss(output, cotangents).backward()
             found = {}
             for name, _, variable in self._each_variable():
                 if variable.gradient is None or name in self.converters or self.ignores(name):
@@ -297,6 +295,17 @@ class TorchAdapter(Adapter):
                 given = [t.new_zeros(t.shape) if t.grad is None else t.grad for t in variable.tensors]
                 found[name] = np.array(variable.gradient([as_array(g) for g in given]))
         return calls, found
+
+    def _loss(self, output, cotangents):
+        given = {n: torch_graph.like(output[n], self._back(array)) for n, array in cotangents.items()}
+        return sum((output[name] * array).sum() for name, array in given.items())
+
+    def backwards(self, inputs, cotangents, draws=None):
+        with self._gradients_set_aside():
+            returned = {}
+            calls, output = self._recorded(inputs, True, draws, returned)
+            self._loss(output, cotangents).backward()
+            return {n: returned.get(n, np.zeros_like(call.output)) for n, call in calls.items() if not call.final}
 
     @contextlib.contextmanager
     def _gradients_set_aside(self):

@@ -133,3 +133,10 @@ def _array(tensor) -> np.ndarray:
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     return tensor.to(torch.float32).cpu().numpy() if tensor.dtype == torch.bfloat16 else tensor.cpu().clone().numpy()
+
+
+def like(tensor, array: np.ndarray):
+    """An array as a tensor of another's type, on its device."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array)).to(tensor)

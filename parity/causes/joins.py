@@ -69,9 +69,11 @@ def _other_tensors(scene: Scene, nodes, word: str) -> Cause | None:
         return None
     if word in ("adds", "multiplies") and sorted(theirs_in_candidate) == sorted(ours_in_candidate):
         return None
-    names = [_names(scene.graphs[0], values) for values in (theirs, ours)]
+    names = [names_of(scene.graphs[0], values) for values in (theirs, ours)]
     if names[0] == names[1]:
         return None
+    if names_of(scene.graphs[1], nodes[1].inputs) == names[0]:
+        return _of_other_size(scene, nodes)  # of the same layers, which give other numbers by now
     after = _cured(scene, nodes[1], theirs, word)
     if after is None:
         return None
@@ -79,6 +81,24 @@ def _other_tensors(scene: Scene, nodes, word: str) -> Cause | None:
     told = "in another order" if sorted(theirs_in_candidate) == sorted(ours_in_candidate) else "other tensors"
     return Cause(f"the candidate {word} {told}: the reference's come from {names[0]}, the candidate's from "
                  f"{names[1]}{twice}.", scene.before, after)  # fmt: skip
+
+
+def _of_other_size(scene: Scene, nodes) -> Cause | None:
+    """What reaches both sides from one layer is a multiple of the reference's."""
+    made = [{}, {}]
+    for side, node in enumerate(nodes):
+        graph = scene.graphs[side]
+        for value in node.inputs:
+            if value in graph.producers:
+                made[side][graph.producers[value].name] = canonical(graph.framework, graph.values[value])
+    for name, expected in made[0].items():
+        found = made[1].get(name)
+        if found is None or found.shape != expected.shape or not expected.any():
+            continue
+        ratio = float((expected * found).sum() / (expected * expected).sum())
+        if abs(ratio - 1) > 1e-9 and fits(expected * ratio, [found]):
+            return Cause(f"what {name} gives is {ratio:.6g} times the reference's.", scene.before, 0.0)
+    return None
 
 
 def _cured(scene: Scene, node: Node, theirs: list[int], word: str) -> float | None:
@@ -98,6 +118,7 @@ def _cured(scene: Scene, node: Node, theirs: list[int], word: str) -> float | No
     return nearest(made, targets) if fits(made, targets) else None
 
 
-def _names(graph: Graph, values) -> str:
+def names_of(graph: Graph, values) -> str:
+    """Which layers, or functions, made some values."""
     made = [graph.producers.get(value) for value in values]
     return " and ".join("the inputs" if node is None else node.name for node in made)

@@ -22,6 +22,8 @@ class Cause:
         says: in a sentence.
         before, after: relative L2 distance of the two sides without and with the cure.
         keras, torch: code that computes what the reference does; "" where nothing short says it.
+        ends: numbers of the reference's and the candidate's value that are equal with the cure; None for those of the
+            place.
     """
 
     says: str
@@ -29,6 +31,7 @@ class Cause:
     after: float
     keras: str = ""
     torch: str = ""
+    ends: tuple[int, int] | None = None
 
     def __str__(self):
         both = (("Keras", self.keras), ("PyTorch", self.torch))

@@ -15,7 +15,13 @@ def explain(reference: Adapter, candidate: Adapter, names: list[str]) -> dict[st
     ours, theirs = ({n: w.array for n, w in side.weights().items()} for side in (reference, candidate))
     parts = reference.parts()
     found = {}
+    for role, side, other in (("candidate", candidate, ours), ("reference", reference, theirs)):
+        for name in side.tied():
+            if name in names and name in other:
+                found[name] = f"in the {role} it is the tensor of another layer too, and one tensor can't hold both"
     for name in names:
+        if name in found:
+            continue
         if name in ours and name in theirs:
             told = _told(name, ours, theirs, parts.get(name, ()))
             if told:

@@ -100,6 +100,7 @@ def _summary(findings) -> str:
         told.append(f"{sum(row.passed for row in findings.rows)} of {len(findings.rows)} checks passed")
     if findings.outcomes:
         told.append(f"{sum(o.caught for o in findings.outcomes)} of {len(findings.outcomes)} planted faults caught")
+        told.append(f"the cause of {sum(o.explained for o in findings.outcomes)} named")
     if findings.acquittals:
         false = sum(bool(a.failed) for a in findings.acquittals)
         told.append(f"{false} false alarms in {len(findings.acquittals)} correct ports")

@@ -48,6 +48,8 @@ class Terminal:
         m = outcome.mutation
         verdict = "ok" if outcome.caught else "MISS"
         place = m.layer if outcome.caught else f"expected at {m.layer}; found {outcome.failed or 'nothing'}"
+        if outcome.cause:
+            place = f"{place}  why: {outcome.cause[:200]}"
         self.write(f"{verdict:5}{'fault':10} {m.name:59} {m.rung:14} {outcome.margin:>8}  {'':8}  {place}")
 
     def _acquittal(self, acquittal):
@@ -110,6 +112,8 @@ def write(findings, folder, options: dict, seconds: float, thumbnails=None) -> P
                 "caught": o.caught,
                 "failed": o.failed,
                 "value": o.value,
+                "explained": o.explained,
+                "causes": o.causes,
             }
             for o in outcomes
         ],

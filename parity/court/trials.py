@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from parity import comparison, images
+from parity import comparison, diagnosis, images
 from parity.court import exhibits, lockstep, study
 from parity.court.ladder import FINE_TUNING_EPOCHS, LOCKSTEP_EPOCHS
-from parity.court.mutations import MUTATIONS, RUNS, Mutation
+from parity.court.mutations import CAUSES, MUTATIONS, RUNS, Mutation
 from parity.court.rungs import RUNGS, optimizer, statistics
 from parity.court.rungs import lockstep as lockstep_rung
-from parity.trace import Trace
+from parity.errors import Row
+from parity.trace import Trace, pair_values
 from torch_ref.architectures import ARCHITECTURES
 
 SIZE, HIGH_RES = 64, 160  # pixels; small, for a fault does not care
@@ -34,6 +35,7 @@ class Outcome:
         value: the error there.
         seconds: the judgement took.
         details: of the statistics rung, if it was asked: what its check tells.
+        causes: why it failed, so far as that was found out.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Outcome:
     value: float | None
     seconds: float
     details: dict = field(default_factory=dict)
+    causes: tuple[str, ...] = ()
 
     @property
     def mutation(self) -> Mutation:
@@ -50,6 +53,16 @@ class Outcome:
     def caught(self) -> bool:
         """Whether the expected rung is the lowest that failed, and named the right layer."""
         return self.failed == {self.mutation.rung: self.mutation.layer}
+
+    @property
+    def cause(self) -> str:
+        """The cause that says what the fault is; "" if none does."""
+        words = CAUSES.get(self.name, ())
+        return next((c for c in self.causes if words and all(word in c for word in words)), "")
+
+    @property
+    def explained(self) -> bool:
+        return bool(self.cause)
 
     @property
     def margin(self) -> str:
@@ -102,8 +115,27 @@ class Trial:
             except RuntimeError as error:  # torch's word for shapes that do not go together
                 verdicts[name] = {"passed": False, "value": None, "first_divergence": None, "message": str(error)}
             if not verdicts[name]["passed"]:
+                verdicts[name]["causes"] = self._causes(name, verdicts[name], candidate)
                 break
         return verdicts
+
+    def _causes(self, name: str, verdict: dict, candidate: Trace) -> list[str]:
+        """Why a rung failed, as `parity.compare` would say it."""
+        fields = {key: value for key, value in verdict.items() if key != "causes"}
+        sides = self.reference, candidate
+        row = Row(
+            self.model,
+            *(side.adapter.name for side in sides),
+            name,
+            "float64",
+            **{"measure": "", "tolerance": None} | fields,
+        )
+        if name == "forward":
+            candidate.parted = pair_values(*sides, self.batches[0])
+        notes = []
+        told = diagnosis.findings([row], *sides, notes)
+        said = [str(finding) for finding in told if finding.says]
+        return said or ([verdict["message"]] if name == "windows" else notes)
 
 
 class LockstepTrial:
@@ -144,9 +176,10 @@ def judge_pair(item: Mutation) -> dict[str, dict]:
         report = comparison.compare(reference, candidate, inputs, transfer=True, **options)
     except ValueError as error:
         place = item.layer if item.layer in str(error) else str(error)
-        return {"refused": {"passed": False, "value": None, "first_divergence": place}}
+        return {"refused": {"passed": False, "value": None, "first_divergence": place, "causes": [str(error)]}}
     row = report.first_failure
-    return {} if row is None else {row.check: row.asdict()}
+    causes = [str(finding) for finding in report.causes if finding.says]
+    return {} if row is None else {row.check: row.asdict() | {"causes": causes or [row.message]}}
 
 
 def faulty_runs(plan: study.Plan) -> list[tuple[str, study.Plan]]:
@@ -217,7 +250,8 @@ def judge_runs(name: str, samples: dict[str, study.Sample], plan: study.Plan) ->
 def _outcome(name, verdicts, seconds) -> Outcome:
     failed = {rung: v.get("first_divergence") for rung, v in verdicts.items() if not v["passed"]}
     value = verdicts[next(iter(failed))]["value"] if failed else None
-    return Outcome(name, failed, value, seconds, verdicts.get("statistics", {}).get("details", {}))
+    causes = tuple(cause for rung in failed for cause in verdicts[rung].get("causes", ()))
+    return Outcome(name, failed, value, seconds, verdicts.get("statistics", {}).get("details", {}), causes)
 
 
 def acquit(seeds, folder: str | None = None) -> Iterator[Acquittal]:

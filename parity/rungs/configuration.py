@@ -14,6 +14,11 @@ def check(reference, candidate, truth=None) -> dict:
     differences, compared = [], 1
     if reference.adapter.dtype != candidate.adapter.dtype:
         differences.append(("model", "dtype", reference.adapter.dtype, candidate.adapter.dtype))
+    # Layers that drop hold no weights, by which a pairing would know them; those of other names go by their order.
+    lonely = [[n for n, facts in own.items() if n not in other and facts.get("rate", 0) > 0]
+              for own, other in ((ours, theirs), (theirs, ours))]  # fmt: skip
+    partners = dict(zip(*lonely, strict=False))
+    theirs = theirs | {name: theirs[other] for name, other in partners.items()}
     for layer, facts in ours.items():
         if layer not in theirs:
             # A dropout with rate 0 and no dropout are the same thing; missing weights are the next rung's matter.
@@ -24,7 +29,7 @@ def check(reference, candidate, truth=None) -> dict:
             compared += 1
             if not _equal(facts[setting], theirs[layer][setting]):
                 differences.append((layer, setting, facts[setting], theirs[layer][setting]))
-    for layer in theirs.keys() - ours.keys():
+    for layer in theirs.keys() - ours.keys() - set(partners.values()):
         if theirs[layer].get("rate", 0) > 0:
             differences.append((layer, "rate", "no such layer", theirs[layer]["rate"]))
     told = [d for d in differences if _only_told(d, reference, candidate)]

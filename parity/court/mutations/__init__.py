@@ -6,7 +6,8 @@ the lowest rung that must fail, and the layer that this rung must name. `trials`
 """
 
 from parity.court.mutations import models, pairs, training
+from parity.court.mutations.causes import CAUSES
 from parity.court.mutations.registry import MUTATIONS, Mutation
 from parity.court.mutations.training import RUNS
 
-__all__ = ["MUTATIONS", "RUNS", "Mutation", "models", "pairs", "training"]
+__all__ = ["CAUSES", "MUTATIONS", "RUNS", "Mutation", "models", "pairs", "training"]

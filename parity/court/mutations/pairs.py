@@ -157,7 +157,7 @@ def _():
 
     inputs = keras.Input((6,))
     wrong = L.Activation("tanh", name="squash")(L.Dense(2, name="b")(inputs))
-    return Heads(), keras.Model(inputs, {"a": L.Dense(3, name="a")(inputs), "b": wrong}), _numbers(4, 6), {}
+    return Heads(), keras.Model(inputs, {"a": L.Dense(3, name="a")(inputs), "b": wrong}), 4 * _numbers(32, 6), {}
 
 
 def _refused(name, words, inputs):

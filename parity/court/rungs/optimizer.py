@@ -86,4 +86,42 @@ def check(name: str, dtype: str = "float64", seed: int = 0, make_optimizer=None)
     errors = judge(reference, candidate, truth, tolerance=TOLERANCE)
     result = {"measure": f"relative L2 after {STEPS} steps"} | summarise(errors)
     result["details"]["settings"] = SETTINGS[name]
+    if not result["passed"] and SETTINGS[name].keys() == {"learning_rate", "rho", "epsilon", "momentum"}:
+        result["causes"] = _causes(reference, candidate, gradients, SETTINGS[name])
     return result
+
+
+def _causes(reference: dict, candidate: dict, gradients: list[dict], settings: dict) -> list[str]:
+    """What the candidate's steps are, of the ways in which people write RMSprop."""
+    ways = {"epsilon outside of the root, as torch.optim has it": {"outside": True}}
+    ways |= {f"a decay (rho) of {rho}": {"rho": rho} for rho in (0.9, 0.95, 0.99, 0.999) if rho != settings["rho"]}
+    ways |= {f"an epsilon of {eps:g}": {"epsilon": eps} for eps in (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10)}
+    for words, changed in ways.items():
+        made = _steps(gradients, **settings | changed)
+        if all(np.allclose(made[name], candidate[name], rtol=1e-9, atol=1e-15) for name in made):
+            return [f"the candidate's steps are those of {words}."]
+    name = max(reference, key=lambda n: float(np.abs(reference[n]).max()))
+    first = _steps([{name: gradients[0][name]}], **settings)[name]
+    later, found = reference[name] - first, candidate[name] - first
+    ratio = float((later * found).sum() / (later * later).sum())
+    if abs(ratio - 1) > 1e-9 and np.allclose(ratio * later, found, rtol=1e-6):
+        return [f"after the first step the candidate's steps are {ratio:.6g} times the reference's: another rate."]
+    return []
+
+
+def _steps(gradients, learning_rate, rho, epsilon, momentum, outside=False) -> dict[str, np.ndarray]:
+    """Weights after steps from zero, in float64; `outside` of the root stands epsilon in torch.optim."""
+    found = {}
+    for name in gradients[0]:
+        weight = square = gathered = np.zeros(gradients[0][name].shape)
+        for step in gradients:
+            g = step[name].astype(np.float64)
+            square = rho * square + (1 - rho) * g * g
+            root = np.sqrt(square) + epsilon if outside else np.sqrt(square + epsilon)
+            if momentum:
+                gathered = momentum * gathered + (g / root if outside else learning_rate * g / root)
+                weight = weight - (learning_rate * gathered if outside else gathered)
+            else:
+                weight = weight - learning_rate * g / root
+        found[name] = weight
+    return found

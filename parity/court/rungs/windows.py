@@ -55,6 +55,9 @@ def examine(draw, layer) -> tuple[list[str], float]:
         "rows and columns are not independent": stats.chisquare(table.ravel()).pvalue,
     }
     problems += [problem for problem, p in tests.items() if p < SIGNIFICANCE]
+    never = [name for axis, name in enumerate(("row", "column")) if offsets[:, axis].max() < POSITIONS[axis] - 1]
+    if never:
+        problems.append(f"the last {' and '.join(never)} is never drawn")
     if len(draws) > 1 and (draws == draws[:1]).all():
         problems.append("every call draws the same")
     if (draws == draws[..., :1, :]).all():

@@ -31,17 +31,31 @@ def test_every_fault_is_caught_where_it_was_planted(mutation, judges):
     if mutation.pair is not None:
         (outcome,) = trials.try_mutations([mutation.name])
         assert outcome.caught, outcome
+        assert outcome.explained == (mutation.name in mutations.CAUSES), outcome
         return
     if mutation.optimizer is not None:
         verdict = optimizer.check(mutation.settings, make_optimizer=mutation.optimizer)
         assert not verdict["passed"]
         assert verdict["first_divergence"] == mutation.layer
+        assert mutation.name not in mutations.CAUSES or named(mutation, verdict)
         return
     if mutation.model not in judges:
         judges[mutation.model] = trials.Trial(mutation.model)
     verdicts = judges[mutation.model].judge(mutation.apply)
     failed = {rung: v["first_divergence"] for rung, v in verdicts.items() if not v["passed"]}
     assert failed == {mutation.rung: mutation.layer}
+    assert named(mutation, verdicts[mutation.rung])
+
+
+def named(mutation, verdict) -> bool:
+    """Whether the cause is named, of a fault whose cause can be; of another, whether none is."""
+    told = trials.Outcome(mutation.name, {}, None, 0.0, causes=tuple(verdict["causes"]))
+    return told.explained if mutation.name in mutations.CAUSES else not told.causes
+
+
+def test_most_causes_are_to_be_named():
+    assert mutations.CAUSES.keys() <= {m.name for m in mutations.MUTATIONS}
+    assert len(mutations.CAUSES) >= 48
 
 
 def test_there_are_enough_and_every_rung_has_one():
