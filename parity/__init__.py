@@ -13,6 +13,7 @@ from parity.comparison import ComparisonReport, compare
 from parity.environment import import_triton_first
 from parity.kinds import Kind, register_kind
 from parity.preprocessing import InputReport, compare_inputs
+from parity.recording import record
 from parity.transfer import TransferError, TransferReport, keras_to_torch, torch_to_keras
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "compare",
     "compare_inputs",
     "keras_to_torch",
+    "record",
     "register_kind",
     "torch_to_keras",
 ]

@@ -36,19 +36,24 @@ def arrange(reference: Adapter, candidate: Adapter, inputs) -> list[str]:
     arrays = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else (inputs,)
     if not any(np.ndim(array) >= 3 for array in arrays):
         return []
-    torch_sides = [side for side in (reference, candidate) if side.framework == "torch"]
-    if len(torch_sides) != 1:
+    loose = [side for side in (reference, candidate) if hasattr(side, "orders")]
+    if len(loose) == 2:  # two modules agree on it; a file may not
+        loose = [side for side in loose if side.opaque]
+    if len(loose) != 1:
         return []
-    (side,) = torch_sides
+    (side,) = loose
     other = candidate if side is reference else reference
     expected = _outputs(other, inputs)
     if expected is None or _apart(_outputs(side, inputs), expected) <= NEAR:
         return []
-    for orders in OTHERS:
+    usual = side.orders
+    for orders in (USUAL, *OTHERS):
+        if orders == usual:
+            continue
         side.orders = orders
         if _apart(_outputs(side, inputs), expected) <= NEAR:
             return [f"{side.name} takes its inputs {WORDS[orders[0]]}, and gives its outputs {WORDS[orders[1]]}."]
-    side.orders = USUAL
+    side.orders = usual
     return []
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from parity import diagnosis
 from parity.adapters import adapt
 from parity.adapters.base import Adapter
 from parity.arrangement import arrange
-from parity.errors import CONSTANT_TOLERANCE, FAIL, NOT_COMPARED, OK, Row
-from parity.inputs import prepare
+from parity.errors import FAIL, NOT_COMPARED, OK, Row
+from parity.inputs import prepare, recorded_inputs
 from parity.layout import compatible
 from parity.naming import Rules
 from parity.pairing import pair
@@ -127,12 +126,12 @@ def _share(value, allowed) -> float:
 def compare(
     reference,
     candidate,
-    inputs,
+    inputs=None,
     names: Rules = None,
     transfer: bool = False,
     training: bool = True,
     float64: bool = True,
-    tolerance: float = CONSTANT_TOLERANCE,
+    tolerance: float | None = None,
     strict: bool = False,
     convert: Mapping[str, Callable] | None = None,
     ignore: Sequence[str] = (),
@@ -144,10 +143,13 @@ def compare(
     averages, gradients. Neither model is changed, unless `transfer` is set.
 
     Args:
-        reference, candidate: a `torch.nn.Module` or a built Keras model each.
+        reference, candidate: a `torch.nn.Module` or a built Keras model each; or a path: of a trace (see `record`), or
+            of a deployed model, which is compared by its inputs and outputs (the folder of a SavedModel, .onnx,
+            .tflite, .pt2 of torch.export).
         inputs: one batch as an array in Keras's layout `(batch, height, width, channels)`, a tuple or dict of
             arrays for several inputs, or a list of batches (the first is used for inference and gradients, all for
-            the moving averages). Integers become floats where the models compute with them.
+            the moving averages). None for what a trace was recorded on. Integers become floats where the models
+            compute with them.
         names: None where layer names agree once "." and "/" become "_", or where the candidate has its weights already:
             layers without partner by name are then paired by their numbers. Else (pattern, replacement) rules that turn
             torch's module paths into Keras's names: patterns are regular expressions, or count,
@@ -161,9 +163,10 @@ def compare(
             rounding. A copy counts after it gave the model's own output. Where a model has none, or with False, both
             are compared in their own types, and float64 copies only tell how much rounding is allowed: the one of the
             reference, or else of the candidate, whose own rounding then is the measure for the other side.
-        tolerance: allowed relative error in float64. The default lets pass what both frameworks do here and there,
-            a constant rounded to float32 inside an otherwise exact operation; 1e-10 lets nothing pass. Gradients may
-            be off by four times as much: they are products of what may be off by that.
+        tolerance: allowed relative error in float64. The default, 1e-7, lets pass what both frameworks do here and
+            there, a constant rounded to float32 inside an otherwise exact operation; 1e-10 lets nothing pass. Gradients
+            may be off by four times as much: they are products of what may be off by that. Where neither side has a
+            copy in float64 it holds for their own types, whose default is 1e-4.
         convert: for weights that no kind of layer explains: canonical name "layer/variable" to a function from the
             reference's array, in Keras's layout, to what the candidate holds. It is used for transfer too; gradients of
             these are not compared.
@@ -187,7 +190,12 @@ def compare(
     ```
     """
     reference, candidate = adapt(reference), adapt(candidate)
+    inputs = recorded_inputs(inputs, reference, candidate)
+    if transfer and (candidate.recorded or candidate.opaque or reference.opaque):
+        raise ValueError(f"Weights go from a model, or its trace, into a model. Received: transfer to {candidate.name}")
     batches, notes = prepare(inputs, reference, candidate)
+    notes += _told_of_files(reference, candidate)
+    training = training and not (reference.opaque or candidate.opaque)
     pair(reference, candidate, names, batches[0], transfer)
     if reference.name == candidate.name:
         reference.name, candidate.name = f"reference {reference.name}", f"candidate {candidate.name}"
@@ -209,7 +217,10 @@ def compare(
             sides = traces((reference, candidate), batches, own, float64, tolerance, options, notes)
             report.rows += _climb(*sides, training, notes)
             reconcile(report.rows, *sides[:2])
-            report.causes = diagnosis.findings(report.rows, *sides[:2], notes)
+            if not (reference.opaque or candidate.opaque):
+                from parity import diagnosis  # not for files, which are verified where there is no SciPy
+
+                report.causes = diagnosis.findings(report.rows, *sides[:2], notes)
             report.scope = survey(report.rows, *sides[:2], report.causes)
     return report
 
@@ -261,8 +272,29 @@ def _climb(reference: Trace, candidate: Trace, truth: Trace | None, training: bo
     return rows
 
 
+def _told_of_files(*sides: Adapter) -> list[str]:
+    """What is to be known of sides that are no models."""
+    notes = []
+    for side in sides:
+        if side.recorded:
+            notes.append(side.told_versions())
+            if side.document["statistics"]:
+                notes.append(
+                    f"{side.name} was recorded in statistics: errors are estimates, give or take a tenth; operations "
+                    "and single layers are not compared."
+                )
+        if side.opaque:
+            notes.append(f"{side.name} is compared by its inputs and outputs alone.")
+    return list(filter(None, notes))
+
+
 def _concerns(name: str, reference: Trace, candidate: Trace) -> bool:
     """Whether a rung has anything to look at: models without weights have no gradients."""
+    adapters = reference.adapter, candidate.adapter
+    if any(adapter.opaque for adapter in adapters):
+        return name == "forward"
+    if name == "isolated" and (candidate.adapter.recorded or any(_in_statistics(a) for a in adapters)):
+        return False
     if name in ("structure", "weights"):
         return any(side.adapter.weights() for side in (reference, candidate))
     if name == "gradients":
@@ -270,6 +302,10 @@ def _concerns(name: str, reference: Trace, candidate: Trace) -> bool:
     if name == "isolated" and runs(reference, candidate):
         return all(any(call.inputs for call in side.calls.values()) for side in (reference, candidate))
     return True
+
+
+def _in_statistics(adapter: Adapter) -> bool:
+    return adapter.recorded and adapter.document["statistics"]
 
 
 def _nothing(why: str) -> dict:

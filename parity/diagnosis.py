@@ -61,7 +61,7 @@ def findings(rows: list[Row], reference, candidate, notes: list[str]) -> list[Fi
         told = weights.explain(reference.adapter, candidate.adapter, names)
         found += [Finding(name, f"{says}.") for name, says in told.items()]
     double = all(side.adapter.dtype == "float64" for side in (reference, candidate))  # else rounding hides what is what
-    if "forward" in rows and not double:
+    if "forward" in rows and not double and not any(side.adapter.opaque for side in (reference, candidate)):
         notes.append("Causes of operations are looked for between copies in float64 only.")
     known = {layer.partition("/")[0] for finding in found for layer in finding.layers or (finding.name,)}
     if "forward" in rows and candidate.parted is not None and double:

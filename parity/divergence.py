@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.graph import Graph, Node, moves_only
+from parity.graph import Graph, Node, Unanswered, moves_only
 from parity.values import Partners, distance, orders, rearrangement, varies
 
 # Layers that are one operation in torch and several in Keras.
@@ -229,6 +229,8 @@ def isolated(partners: Partners, widen):
             for graph, arrays, target in ((graphs[0], passed, other), (graphs[1], fed, value)):
                 try:
                     found.append(graph.rerun(arrays, target))
+                except Unanswered:  # a recording: what was not looked at there can't be now
+                    return
                 except Exception:  # some operation refuses such numbers
                     found.append(None)
             if found[0] is not None and found[1] is not None:

@@ -8,7 +8,7 @@ import platform
 import sys
 from importlib import metadata
 
-PACKAGES = ("keras", "tensorflow", "torch", "jax", "numpy")
+PACKAGES = ("keras", "tensorflow", "torch", "jax", "numpy", "onnxruntime")
 
 
 def import_triton_first() -> None:

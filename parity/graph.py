@@ -7,6 +7,10 @@ from functools import cached_property
 import numpy as np
 
 
+class Unanswered(Exception):
+    """A question that was not asked while a model was recorded, or that a file can't be asked at all."""
+
+
 @dataclass
 class Node:
     """One operation: a function, or a layer that can't be looked into.
@@ -17,6 +21,7 @@ class Node:
         source: file, line and text of the line that called it, where that is known.
         inputs, outputs: numbers of values, see `Graph.values`. Constants and weights are not among the inputs.
         run: from arrays for all inputs, in the framework's own layout, to arrays of the outputs.
+        moves: of a recorded operation, what `moves_only` said while it could be run.
     """
 
     layer: str
@@ -25,6 +30,7 @@ class Node:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     run: Callable[[list[np.ndarray]], list[np.ndarray]] = field(repr=False)
+    moves: bool | None = None
 
     def __str__(self):
         name = f"{self.layer} ({self.title})" if self.layer else self.title
@@ -101,6 +107,8 @@ def moves_only(graph: Graph, node: Node) -> bool:
 
     It brings in one new number at most, and of negated inputs it makes negated outputs, but for that number.
     """
+    if node.moves is not None:
+        return node.moves
     given, made = ([graph.values[v] for v in numbers] for numbers in (node.inputs, node.outputs))
     if not given or any(array.dtype.kind != "f" for array in (*given, *made)):
         return False

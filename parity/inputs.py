@@ -52,6 +52,28 @@ def prepare(inputs, reference: Adapter, candidate: Adapter) -> tuple[list, list[
     return asked, list(dict.fromkeys(notes))
 
 
+def recorded_inputs(inputs, *sides: Adapter):
+    """The inputs to compare on: those given, or those of a trace.
+
+    Raises:
+        ValueError: if both are there and differ, or two traces were recorded on different inputs.
+    """
+    traces = [side for side in sides if side.recorded]
+    for side in traces:
+        recorded = side.batches if len(side.batches) > 1 else side.batches[0]
+        if inputs is None:
+            inputs = recorded
+        given = [_as_arrays(batch) for batch in (inputs if isinstance(inputs, list) else [inputs])]
+        if len(given) != len(side.batches) or not all(map(_equal, given, side.batches)):
+            raise ValueError(f"{side.name} was recorded on other inputs; leave them out, or record it on these")
+    return inputs
+
+
+def _equal(batch, other) -> bool:
+    ours, theirs = _named(batch), _named(other)
+    return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
 def _refuse_channels_first(side: Adapter, inputs) -> None:
     """Refuses a Keras model with channels first if it does not run: on a CPU most layers have no such kernel."""
     first = [n for n, layer in side.layers().items() if getattr(layer, "data_format", "") == "channels_first"]
@@ -149,6 +171,8 @@ def _look(batch) -> list[str]:
 
 def _count(batch, side: Adapter) -> None:
     """Refuses a number of inputs, or names, that a model does not take."""
+    if side.recorded:
+        return
     specs = side.input_specs()
     if specs is None:
         return

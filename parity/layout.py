@@ -71,3 +71,14 @@ def channels_first(kind: str, array: np.ndarray) -> np.ndarray:
     if array.ndim in (4, 5) or (array.ndim == 3 and kind in _SEQUENCES):
         return np.moveaxis(array, -1, 1)
     return array
+
+
+def ordered(array: np.ndarray, order: str, back: bool = False) -> np.ndarray:
+    """A tensor of an unusual axis order in canonical layout, or back; see `arrangement`."""
+    if order == "channels first":
+        return channels_first("", array) if back else channels_last("", array)
+    if order == "time first" and array.ndim > 1:
+        return np.swapaxes(array, 0, 1)
+    if order == "channels second" and array.ndim > 2:
+        return np.moveaxis(array, -1, 1) if back else np.moveaxis(array, 1, -1)
+    return array

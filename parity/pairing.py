@@ -32,6 +32,8 @@ def pair(reference, candidate, names: Rules = None, inputs=None, transfer=False)
         NamesClash: if two layers of one side, both with weights, have one name.
     """
     reference, candidate = adapt(reference), adapt(candidate)
+    if reference.opaque or candidate.opaque:  # there are no layers to pair
+        return reference, candidate
     sides = [(side.framework, role) for side, role in ((reference, "reference"), (candidate, "candidate"))]
     rules, order = split_rules(names, sides)
     for side, own in zip((reference, candidate), rules, strict=True):

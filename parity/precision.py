@@ -3,7 +3,7 @@
 import contextlib
 
 from parity.adapters.base import Adapter
-from parity.errors import FLOAT32_ALONE, FLOOR_ROUNDINGS
+from parity.errors import CONSTANT_TOLERANCE, FLOAT32_ALONE, FLOOR_ROUNDINGS
 from parity.promotion import ROUNDINGS, Copy, copy_in_float64, grain, rounding
 from parity.report.terminal import number
 from parity.rungs import determinism
@@ -15,21 +15,22 @@ COARSE = 1e-11  # rounding inside a copy that is no longer float64's own
 def traces(both, batches, own, float64, tolerance, options, notes) -> tuple:
     """The traces to compare, and the truth or None."""
     roles = ("reference", "candidate")
-    steady = [(None, None) if options["serving"] else _steady_training(side, batches[0]) for side in both]
+    steady = [(None, None) if options["serving"] else steady_training(side, batches[0]) for side in both]
     copies = [
         copy_in_float64(side, batches[0], own[role], trained)
         for role, side, (_, trained) in zip(roles, both, steady, strict=True)
     ]
     for role, side, copied in zip(roles, both, copies, strict=True):
-        if copied.adapter is None:
+        if copied.adapter is None and not side.opaque:
             notes.append(f"{role} {side.name}: {copied.reason}.")
-        elif float64 and side.dtype not in ("float32", "float64"):
+        elif float64 and not side.opaque and side.dtype not in ("float32", "float64"):
             notes.append(f"{role} {side.name} computes in {side.dtype}; half precision itself is not looked at.")
     truth = None
     if float64 and all(copied.adapter for copied in copies):
-        found = [Trace(copied.adapter, batches, tolerance=tolerance, **options) for copied in copies]
+        allowed = CONSTANT_TOLERANCE if tolerance is None else tolerance
+        found = [Trace(copied.adapter, batches, tolerance=allowed, **options) for copied in copies]
     else:
-        found, truth = _in_own_types(both, copies, batches, options, notes)
+        found, truth = _in_own_types(both, copies, batches, tolerance, options, notes)
     for trace, (why, _) in zip(found, steady, strict=True):
         trace.unsteady = why
     if runs(*found):
@@ -50,6 +51,10 @@ def traces(both, batches, own, float64, tolerance, options, notes) -> tuple:
 
 
 def _pair_values(reference: Trace, candidate: Trace, notes) -> None:
+    if reference.adapter.opaque or candidate.adapter.opaque:
+        return
+    if any(side.adapter.recorded and side.adapter.document["statistics"] for side in (reference, candidate)):
+        return
     try:
         candidate.partners = pair_values(reference, candidate, reference.batches[0])
     except Exception as error:  # a stranger's model, or a framework of another version, may not be recorded
@@ -96,11 +101,14 @@ def _allow_grain(reference: Trace, candidate: Trace, notes) -> None:
             candidate.tolerance = allowed
 
 
-def _in_own_types(both, copies: list[Copy], batches, options, notes) -> tuple:
+def _in_own_types(both, copies: list[Copy], batches, tolerance, options, notes) -> tuple:
     """(traces, truth) where rounding is part of what is compared."""
     eps = max(side.eps for side in both)
     owner = next((n for n, copied in zip(("reference", "candidate"), copies, strict=True) if copied.adapter), None)
     types = " and ".join(dict.fromkeys(side.dtype for side in both))
+    if owner is None and tolerance is not None:
+        notes.append(f"Compared in {types}; {number(tolerance)} is allowed, as was asked for.")
+        return [Trace(side, batches, tolerance=tolerance, **options) for side in both], None
     if owner is None:
         allowed = max(FLOAT32_ALONE, FLOOR_ROUNDINGS * eps)
         notes.append(f"Compared in {types} without a float64 copy to go by; {number(allowed)} is allowed, a guess.")
@@ -110,11 +118,16 @@ def _in_own_types(both, copies: list[Copy], batches, options, notes) -> tuple:
     return [Trace(side, batches, **options) for side in both], truth
 
 
-def _steady_training(side: Adapter, inputs) -> tuple[str | None, dict | None]:
+def steady_training(side: Adapter, inputs) -> tuple[str | None, dict | None]:
     """(why a model can't be compared in training mode, its outputs in it if it can).
 
     A model that draws at random though its dropout is off can't.
     """
+    if side.recorded:
+        try:
+            return side.unsteady, side.outputs(inputs, training=True)
+        except Exception:
+            return side.unsteady, None
     try:
         for attempt in range(2):
             with side.without_dropout():

@@ -61,6 +61,8 @@ def _counts(candidate, reference, name: str) -> bool:
     Asked of a batch by setting the numbers that were moved, a part at a time, to others.
     """
     adapter, indices = candidate.adapter, candidate.rearranged[name]
+    if adapter.recorded:
+        return False  # it can't be asked
     array = adapter.weights()[name].array
     ours = reference.adapter.weights()[name].array
     flat, sent = array.ravel(), ours.ravel()
@@ -168,7 +170,7 @@ def _does_nothing(side, name: str) -> bool:
     """Whether the outputs are the same, bit for bit, with other numbers in a variable."""
     adapter = side.adapter
     weights = adapter.weights()
-    if name not in weights or layer_of(name) == name:
+    if adapter.recorded or name not in weights or layer_of(name) == name:
         return False
     with adapter.preserved():
         before = adapter.outputs(side.batches[0], draws=side.draws)

@@ -73,6 +73,8 @@ class Scope:
     layers: tuple[dict, dict] = field(default_factory=lambda: ({}, {}))
 
     def __str__(self):
+        if any(not side.layers for side in self.sides):
+            return "Compared: outputs alone."
         parts = []
         for side in self.sides:
             seen = f"{side.paired} of {side.operations} operations, " if side.operations else ""
@@ -171,11 +173,14 @@ def _made(adapter: Adapter, nodes: list[Node | None]) -> dict[str, str]:
     for name in {node.layer for node in nodes if node is not None and node.layer}:
         if name in layers:
             with contextlib.suppress(Exception):  # a stranger's layer may have a config that can't be told
-                found[name] = _words(layers[name], adapter.framework)
+                found[name] = words(layers[name], adapter.framework)
     return found
 
 
-def _words(layer, framework: str) -> str:
+def words(layer, framework: str) -> str:
+    """How a layer was made, in its framework's words."""
+    if hasattr(layer, "made"):  # of a recording
+        return layer.made
     if framework != "keras":
         text = repr(layer)
         return text if text.count("\n") < 12 else text.partition("\n")[0] + " ...)"

@@ -29,12 +29,15 @@ def add_export(commands):
         metavar="FILE",
         help="JSON with fields of the card that you state: authors, license, intended_use, limits, ...",
     )
+    command.add_argument(
+        "--golden", type=int, default=0, metavar="N", help="golden inputs and outputs for `python -m parity verify`"
+    )
 
 
 def _export(options):
     from keras_stoch.serving.export import card_paths, check_target, export
 
-    limits = {"max_draws": options.max_draws, "max_pixels": options.max_pixels}
+    limits = {"max_draws": options.max_draws, "max_pixels": options.max_pixels, "golden": options.golden}
     check_target(options.out, options.format, options.overwrite, **limits)
     file = Path(options.model).suffix == ".keras"
     if not file:

@@ -23,6 +23,7 @@ def export(
     max_draws=256,
     max_pixels=MAX_PIXELS,
     card=None,
+    golden=0,
 ) -> Path:
     """Exports a model for serving, with a card.
 
@@ -64,6 +65,9 @@ def export(
         card: fields of the card that nobody but you can state, as a dict or the path of a JSON file: name, version,
             description, authors, copyright, license, intended_use, data_source, changelog, and limits and references,
             which are added to those that are known.
+        golden: how many inputs, pictures of generated lesions, and what the export gives for them to put beside it, for
+            `python -m parity verify PATH` where it is deployed: in assets.extra/golden.npz of a SavedModel's folder, in
+            model.onnx.golden.npz beside model.onnx, and so on.
 
     Returns:
         The path.
@@ -80,13 +84,14 @@ def export(
     keras_stoch.export("runs/split/run-0", "served")
     ```
     """
-    path = check_target(path, format, overwrite, max_draws=max_draws, max_pixels=max_pixels)
+    path = check_target(path, format, overwrite, max_draws=max_draws, max_pixels=max_pixels, golden=golden)
+    from keras_stoch.serving import golden as examples
     from keras_stoch.serving import litert, onnx, savedmodel
     from keras_stoch.serving.card import check_stated, make_card, stored_calibration
     from keras_stoch.serving.card_page import markdown
     from keras_stoch.serving.endpoints import Served
     from keras_stoch.serving.precision import half_type, in_single_precision
-    from keras_stoch.serving.trial import try_out
+    from keras_stoch.serving.trial import run, try_out
 
     stated, folder, calibration = check_stated(card), None, None
     if isinstance(model, str | Path):
@@ -108,9 +113,18 @@ def export(
         if format == "tf_saved_model":
             for place, text in zip(card_paths(partial, format), texts, strict=True):
                 place.write_text(text)
+            if golden:
+                examples.write(
+                    lambda given: run(format, partial, given), served, examples.place(partial), format, golden
+                )
     if format != "tf_saved_model":
         for place, text in zip(card_paths(path, format), texts, strict=True):
             write_atomically(place, text)
+        beside = examples.place(path)
+        beside.unlink(missing_ok=True)  # of an export that was replaced
+        if golden:
+            with replacing(beside) as partial:
+                examples.write(lambda given: run(format, path, given), served, partial, format, golden)
     return path
 
 
@@ -122,11 +136,11 @@ def card_paths(path, format) -> tuple[Path, Path]:
     return path.with_name(f"{path.name}.card.json"), path.with_name(f"{path.name}.card.md")
 
 
-def check_target(path, format, overwrite=False, *, max_draws=256, max_pixels=MAX_PIXELS) -> Path:
+def check_target(path, format, overwrite=False, *, max_draws=256, max_pixels=MAX_PIXELS, golden=0) -> Path:
     """The path of an export; what is wrong with it, with the format or the limits, without TensorFlow.
 
     Args:
-        path, format, overwrite, max_draws, max_pixels: as `export` takes them.
+        path, format, overwrite, max_draws, max_pixels, golden: as `export` takes them.
 
     Raises:
         ValueError, ImportError: as `export`.
@@ -155,6 +169,10 @@ def check_target(path, format, overwrite=False, *, max_draws=256, max_pixels=MAX
     for name, limit in (("max_draws", max_draws), ("max_pixels", max_pixels)):
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit < 2**31:
             raise ValueError(f"{name} must be an integer of at least 1. Received: {limit!r}")
+    if isinstance(golden, bool) or not isinstance(golden, int) or not 0 <= golden <= 256:
+        raise ValueError(f"golden must be an integer from 0 to 256. Received: {golden!r}")
+    if golden and format == "keras":
+        raise ValueError("A .keras file is opened by Keras, not deployed: golden outputs are for the other formats")
     check_no_file(path.parent)
     return path
 

@@ -99,6 +99,24 @@ def _onnx(path, inputs):
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
+def run(format: str, path, inputs) -> dict[str, np.ndarray]:
+    """What an export answers with, opened by its runtime; LiteRT, which takes one image, is asked for each.
+
+    Args:
+        format, path: as in `export`.
+        inputs: arrays by name; those of which each image has its own begin with the batch.
+    """
+    if format != "litert":
+        return _RUN[format](path, inputs)
+    count = len(inputs["low_res"])
+    rows = [
+        {name: a if name == "windows" and a.ndim == 2 else a[n : n + 1] for name, a in inputs.items()}
+        for n in range(count)
+    ]
+    found = [_litert(path, row) for row in rows]
+    return {name: np.concatenate([np.atleast_1d(one[name]) for one in found]) for name in found[0]}
+
+
 def _litert(path, inputs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of another package that is to replace it

@@ -1,7 +1,10 @@
 """A model of some kind behind one face: `adapt` finds the adapter of a Keras model or a torch module."""
 
+import os
+
 from parity.adapters.base import Adapter
 from parity.naming import Rules
+from parity.tracefile import Reader, is_trace
 
 # Class of a wrapper to the attribute that holds the module.
 _WRAPPERS = {
@@ -12,22 +15,34 @@ _WRAPPERS = {
 }
 
 
+EXPECTED = "Expected a Keras model or a torch.nn.Module, or the path of a trace or of a deployed model"
+
+
 def is_torch(model) -> bool:
     """Whether `model` is a torch module, asked without importing torch for a Keras model."""
     return any(f"{cls.__module__}.{cls.__name__}" == "torch.nn.modules.module.Module" for cls in type(model).__mro__)
 
 
 def adapt(model, name: str | None = None, names: Rules = None, groups=()) -> Adapter:
-    """Wraps a Keras model or a torch module; an `Adapter` is returned as it is.
+    """Wraps a Keras model, a torch module, or the path of a trace or a deployed model; an `Adapter` stays as it is.
 
     What torch wraps around a module to run it elsewhere (DataParallel, torch.compile) is taken off.
 
     Raises:
-        TypeError: if it is neither.
-        ValueError: if a Keras model has no weights yet or does not run on TensorFlow, or a module is TorchScript.
+        TypeError: if it is none of these.
+        ValueError: if there is no such file, or it is of no known format; if a Keras model has no weights yet or does
+            not run on TensorFlow, or a module is TorchScript.
     """
     if isinstance(model, Adapter):
         return model
+    if isinstance(model, str | os.PathLike):
+        if is_trace(model):
+            from parity.adapters.recorded import RecordedAdapter
+
+            return RecordedAdapter(Reader(model), "own", name, names)
+        from parity.adapters.artefact import opened
+
+        return opened(model)
     classes = {f"{cls.__module__}.{cls.__name__}" for cls in type(model).__mro__}
     if any(name.startswith("keras.") for name in classes):
         import keras
@@ -48,6 +63,8 @@ def adapt(model, name: str | None = None, names: Rules = None, groups=()) -> Ada
                 f"Received: {type(model).__name__}"
             )
         return TorchAdapter(model, name, names, groups)
+    elif not any("keras" in name for name in classes):
+        raise TypeError(f"{EXPECTED}. Received: {type(model).__name__}")
     import keras
 
     if isinstance(model, keras.Layer):
@@ -58,4 +75,4 @@ def adapt(model, name: str | None = None, names: Rules = None, groups=()) -> Ada
         from parity.adapters.keras import KerasAdapter
 
         return KerasAdapter(model, name, None, groups)
-    raise TypeError(f"Expected a Keras model or a torch.nn.Module. Received: {type(model).__name__}")
+    raise TypeError(f"{EXPECTED}. Received: {type(model).__name__}")

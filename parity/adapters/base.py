@@ -102,6 +102,8 @@ class Adapter:
 
     # Names of layers without weights that were found to act at random in training; see `without_dropout`.
     random_layers: frozenset = frozenset()
+    recorded = False  # whether it is a trace of a model, which answers only what it was asked then
+    opaque = False  # whether it is known by its inputs and outputs alone, as a file of a deployed model is
 
     def __init__(self, model, name: str | None = None, names: Rules = None, groups=()):
         self.model = model
@@ -254,6 +256,10 @@ class Adapter:
         Zeros where nothing comes back to a layer.
         """
         raise NotImplementedError
+
+    def recorded_passes(self) -> tuple[dict, dict | Exception, dict] | None:
+        """What a trace has of training mode: tensors, gradients or an error, biased variances; None of a model."""
+        return None
 
     def promoted(self, inputs=None):
         """The same model in float64 as a new `Adapter`, so far as it can be copied; see `promotion`.

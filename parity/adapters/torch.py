@@ -160,21 +160,21 @@ class TorchAdapter(Adapter):
         """An input as a tensor."""
         if self.orders[0] == "channels first":
             return self.tensor(array, kind)
-        return self.native_tensor(_ordered(np.asarray(array), self.orders[0], back=True))
+        return self.native_tensor(layout.ordered(np.asarray(array), self.orders[0], back=True))
 
     def _out(self, tensor):
         """An output as an array in canonical layout."""
         array = as_array(tensor)
         if self.orders[1] == "channels first":
             return layout.channels_last(self._edge(-1), array)
-        return _ordered(array, self.orders[1])
+        return layout.ordered(array, self.orders[1])
 
     def _back(self, array):
         """The inverse of `_out`."""
         array = np.asarray(array)
         if self.orders[1] == "channels first":
             return layout.channels_first(self._edge(-1), array)
-        return _ordered(array, self.orders[1], back=True)
+        return layout.ordered(array, self.orders[1], back=True)
 
     def _set_mode(self, training: bool) -> None:
         self.model.train(training)
@@ -388,12 +388,3 @@ class TorchAdapter(Adapter):
         finally:
             for module, mode in modes:
                 module.training = mode
-
-
-def _ordered(array: np.ndarray, order: str, back: bool = False) -> np.ndarray:
-    """A tensor of an unusual axis order in canonical layout, or back; see `arrangement`."""
-    if order == "time first" and array.ndim > 1:
-        return np.swapaxes(array, 0, 1)
-    if order == "channels second" and array.ndim > 2:
-        return np.moveaxis(array, -1, 1) if back else np.moveaxis(array, 1, -1)
-    return array

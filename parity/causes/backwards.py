@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parity.causes.scene import EXACT
+from parity.graph import Unanswered
 from parity.values import distance, varies
 
 
@@ -30,12 +31,17 @@ class Return:
 
 
 def locate(reference, candidate) -> Return | None:
-    """Where the gradients part on the way back; None if they agree at all layers that both sides have.
+    """Where the gradients part on the way back.
+
+    None if they agree at all layers that both sides have, or if one side is a recording, which does not keep them.
 
     Args:
         reference, candidate: traces, of which every output in training mode agrees.
     """
-    ours, theirs = reference.backwards, candidate.backwards
+    try:
+        ours, theirs = reference.backwards, candidate.backwards
+    except Unanswered:
+        return None
     names = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
     names = [name for name in names if name not in candidate.cut]
     norms = [float(np.linalg.norm(ours[name])) for name in names]

@@ -2,6 +2,7 @@
 
 from parity.divergence import Place, locate
 from parity.errors import NOT_COMPARED, Error, summarise
+from parity.graph import Unanswered
 from parity.trace import Trace, is_output, judge_sides, map_inputs, pair_values, scaled
 
 SCALED = " (inputs scaled)"
@@ -103,6 +104,8 @@ def _wide(sides):
         try:
             found.append(side.adapter.outputs(inputs, draws=side.draws))
             found[-1] = {side.aliases.get(name, name): array for name, array in found[-1].items()}
+        except Unanswered:
+            return [], ""
         except Exception as error:  # some operation refuses such numbers
             refused.append((side, error))
             found.append({})

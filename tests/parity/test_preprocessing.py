@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from parity.__main__ import main
 from parity.preprocessing import compare_inputs
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -126,3 +127,70 @@ def test_what_is_no_picture_is_refused(pictures, result, message):
         compare_inputs(pipeline(), pipeline(), [])
     with pytest.raises(ValueError, match="No such file"):
         compare_inputs(pipeline(), pipeline(), ["nowhere.jpg"])
+
+
+STEPS = """
+import numpy as np
+from PIL import Image
+
+def first(path):
+    return np.float32(Image.open(path).convert("RGB").resize((64, 64)))
+
+def second(path):
+    return first(path) / 255
+"""
+
+
+def test_the_command_line(pictures, tmp_path, monkeypatch, capsys):
+    (tmp_path / "their_steps.py").write_text(STEPS)
+    monkeypatch.chdir(tmp_path)
+    folder = str(pictures[0].parent)
+    assert main(["inputs", "their_steps:first", "their_steps:first", folder]) == 0
+    assert main(["inputs", "their_steps:second", "their_steps:first", *map(str, pictures)]) == 1
+    assert "range: the reference gives 0 to 1, the candidate 0 to 255" in capsys.readouterr().out
+    assert main(["inputs", "their_steps:third", "their_steps:first", folder]) == 2
+
+
+@pytest.mark.slow
+def test_pipelines_of_tensorflow_on_photographs(photographs):
+    import tensorflow as tf
+
+    def graph(antialias=True, method="bilinear", **decoding):
+        def run(path):
+            x = tf.io.decode_jpeg(tf.io.read_file(path), channels=3, **decoding)
+            return tf.image.resize(x, (224, 224), method, antialias=antialias)
+
+        return run
+
+    accurate = {"dct_method": "INTEGER_ACCURATE"}
+    torchvision = pipeline(224, "BILINEAR")
+    few = photographs[:4]
+    report = compare_inputs(torchvision, graph(**accurate), few)
+    assert report.passed, report
+    report = compare_inputs(torchvision, graph(antialias=False, **accurate), few)
+    assert [d.what for d in report.differences] == ["resize filter"]
+    assert "bilinear without antialiasing" in str(report)
+    report = compare_inputs(graph(**accurate), graph(), few)
+    assert {d.what for d in report.differences} <= {"JPEG decoder"}
+    report = compare_inputs(graph(**accurate), graph(fancy_upscaling=False, **accurate), few)
+    assert {d.what for d in report.differences} <= {"JPEG decoder"}
+
+
+@pytest.mark.slow
+def test_prepare_and_the_served_graph_give_one_picture(photographs):
+    import tensorflow as tf
+
+    from keras_stoch.data.photographs import open_image
+    from keras_stoch.data.prepare import Settings, prepare_image
+    from keras_stoch.serving.endpoints import decoder
+
+    served = decoder(1024, 1024, 10**8)
+
+    def by_tensorflow(path):
+        return served(tf.io.read_file(path)[None])[0].numpy()
+
+    def prepared(path):
+        return np.asarray(prepare_image(open_image(path), Settings(min_side=1))[0])
+
+    report = compare_inputs(prepared, by_tensorflow, photographs[:4], tolerance=1.0)
+    assert report.passed, report
