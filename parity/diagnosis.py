@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from parity.causes import FAMILIES, backwards, elementwise, moving, weights
+from parity.causes import FAMILIES, backwards, elementwise, inserted, moving, weights
 from parity.causes.scene import Cause, Scene
 from parity.divergence import Place, layer_values, locate
 from parity.errors import FAIL, Row
@@ -16,6 +16,9 @@ from parity.transfer import match
 from parity.values import Partners, distance, orders
 
 MOST = 120  # places that one run looks at
+# Causes that name a function. Where a place has no cause, the reference's numbers may have been put too early or too
+# late (an activation may belong to one side's layer alone), and the function that follows would be blamed for it.
+FUNCTIONS = (elementwise.find, inserted.find)
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ def explain(partners: Partners, adapters, outputs: list[tuple[int, int]]) -> lis
         adapters: of the reference and the candidate, in whose weights causes are looked for.
         outputs: numbers of an output on each side, which differ.
     """
-    found = []
+    found, doubtful = [], set()
     for _ in range(MOST):
         place = locate(partners, outputs)
         if place is None or any(f.place.candidate is place.candidate for f in found if f.place.candidate is not None):
@@ -196,9 +199,15 @@ def explain(partners: Partners, adapters, outputs: list[tuple[int, int]]) -> lis
             found.append(_alone(partners, place, outputs))
             break
         scene = Scene.of(partners, place, adapters)
-        cause = next(filter(None, (family(scene) for family in FAMILIES)), None)
+        families = FAMILIES
+        if doubtful & set(place.candidate.inputs):
+            families = [family for family in FAMILIES if family not in FUNCTIONS]
+        cause = next(filter(None, (family(scene) for family in families)), None)
         found.append(Finding(place.name, "" if cause is None else str(cause), place, cause))
-        healed = _healed(partners, (cause and cause.ends) or scene.ends)
+        ends = (cause and cause.ends) or scene.ends
+        if cause is None:
+            doubtful.add(ends[1])
+        healed = _healed(partners, ends)
         if healed is None:
             break
         partners = healed

@@ -81,11 +81,11 @@ def _made(make, targets) -> float | None:
 
 def _shared(scene: Scene) -> np.ndarray | None:
     """The array that both sides start from, in Keras's order: what goes into the layer, or what its padding goes by."""
-    for side in (1, 0):
-        for array in scene.given[side]:
-            if array.dtype.kind == "f" and array.ndim >= 2:
-                return array[:1].astype(np.float64)
-    return None
+    given = [[a for a in arrays if a.dtype.kind == "f" and a.ndim >= 2] for arrays in scene.given]
+    # One that both have, if there is one: what either side pads by an operation of its own is not.
+    both = [ours for ours in given[1] if fits(ours, given[0])]
+    arrays = both or given[1] or given[0]
+    return arrays[0][:1].astype(np.float64) if arrays else None
 
 
 def _told(how: dict, other: dict) -> str:
