@@ -242,6 +242,7 @@ np.savez({str(tmp_path / "out.npz")!r}, **out)
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_fit_of_keras_under_mirrored_strategy(tiny, rng, mirrored):
     with mirrored.scope():
         model = keras_stoch.create_model("tiny-stem", 32, 96, window_sharing="image")

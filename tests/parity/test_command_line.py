@@ -60,6 +60,7 @@ def test_run_on_photographs_writes_a_report(small, photographs, tmp_path, capsys
     assert "12 of 12 checks passed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_failed_check_exits_with_1_and_says_where(small, tmp_path, capsys, monkeypatch):
     from parity.court import exhibits
 
@@ -195,6 +196,7 @@ def test_backends_rung(small, tmp_path):
     assert "predictions (training)" in names
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_a_killed_run_leaves_no_processes(tmp_path):
     """kill -9 gives the parent no chance to end the processes it shares the work with."""

@@ -161,6 +161,7 @@ def test_gradients_agree_with_finite_differences(rng):
     assert gradients.check(*traces)["passed"]
 
 
+@pytest.mark.slow
 def test_the_worked_example_finds_every_fault():
     import importlib.util
     from pathlib import Path

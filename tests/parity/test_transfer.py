@@ -137,7 +137,9 @@ class TestStrangers:
 
     def test_bad_arguments(self):
         original, port = self.models()
-        with pytest.raises(TypeError, match="Received: str"):
+        with pytest.raises(TypeError, match="Received: dict"):
+            parity.torch_to_keras({}, port)
+        with pytest.raises(ValueError, match="No such file: model"):
             parity.torch_to_keras("model", port)
         with pytest.raises(ValueError, match='"order"'):
             parity.torch_to_keras(original, port, names="by magic")

@@ -29,6 +29,7 @@ def other(tmp_path):
     return keras_stoch.write_lesions(tmp_path / "other", 40, size=64, strength=2.0, seed=5)
 
 
+@pytest.mark.slow
 def test_calibrated_here_and_applied_there(tiny, run, lesions, other, tmp_path, capsys):
     here = ["evaluate", str(run), str(lesions), "--calibrate", "validation", "--sensitivity", "0.8", "--passes", "2"]
     assert main(here) == 0

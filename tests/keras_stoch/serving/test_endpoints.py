@@ -155,6 +155,7 @@ def test_an_ordinary_sequential_model_is_served(tmp_path):
     assert served["serve_bytes"](images=tf.constant([encode(picture(40, 40))]))["probability"].shape == (1,)
 
 
+@pytest.mark.slow
 def test_photographs_get_the_probabilities_that_predict_gives(tiny, tmp_path, photographs):
     """A whole chain of its own: TensorFlow's decoder, crop and resize against Pillow's."""
     model = shake(keras_stoch.create_model("tiny", low_res=64))

@@ -45,6 +45,7 @@ def given_to(model, windows):
     return {"low_res": low, "high_res": high, "windows": np.broadcast_to(np.int32(windows), (filters, 2)).copy()}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
 @pytest.mark.parametrize("format", RUN)
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ def test_hours_are_of_the_baselines(capsys):
     assert "must be a positive number" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crops", [True, False])
 def test_what_is_measured_is_the_mean_over_crops_or_draws(crops, tiny, lesions, tmp_path):
     settings = Baselines(runs=1, low_res=32, high_res=64, batch_size=32, sides=())

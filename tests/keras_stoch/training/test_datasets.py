@@ -133,6 +133,7 @@ def test_another_pass_that_gives_something_else_is_refused_then(tmp_path, other,
     assert (tmp_path / "run-0" / "last.weights.h5").exists()  # of the first epoch
 
 
+@pytest.mark.slow
 def test_batches_that_replicas_can_not_share(tmp_path, mirrored):
     options = RECIPE | {"epochs": 3, "batch_size": 4, "strategy": mirrored}
     with pytest.raises(ValueError, match="Batches must be divisible by the 2 replicas. Received: 3 in batch 0"):

@@ -17,6 +17,7 @@ from keras_stoch.training.strategies import get_strategy, is_chief
 from tests.keras_stoch.small import RECIPE, build, injected, rows, started, train_as_worker, train_injected
 
 
+@pytest.mark.slow
 def test_two_replicas_agree_with_one_device(tmp_path):
     """At one global batch, with given windows and masks and shared batch statistics: every loss to 1e-5."""
     one = train_injected(tmp_path / "one", "one")

@@ -257,6 +257,7 @@ def test_places_that_are_none(tiny, lesions, tmp_path, model, freeze, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tiny, lesions, tmp_path, capsys):
     arguments = ["fit", "tiny-stem", "--data", str(lesions), "--out", str(tmp_path / "out"), *FIT_OPTIONS]
     for wrong, message in (

@@ -162,6 +162,7 @@ def test_the_command_line_says_that_it_goes_on(tiny, lesions, tmp_path, capsys, 
     assert capsys.readouterr().err == "terminated; the same command goes on where this one stopped\n"
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_a_killed_one_lets_go(lesions, tmp_path):
     out = tmp_path / "runs"
     process = started(train_slowly, lesions, out)
@@ -239,6 +240,7 @@ def test_files_hold_what_they_need_and_no_more(tmp_path):
     assert held <= numbers + 64  # the rate and the number of steps
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_half(tiny, lesions, tmp_path, capsys, monkeypatch):
     """The disk is full when the weights of the second epoch are written."""
     out = tmp_path / "runs"

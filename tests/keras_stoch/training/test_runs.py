@@ -166,6 +166,7 @@ def test_an_extension_that_was_killed_at_once_goes_on(tmp_path, monkeypatch):
     assert result["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_a_dataset_of_the_epoch_is_resumed_exactly(tmp_path):
     """Shuffled by the number of the epoch, and cut off in the second."""
 
