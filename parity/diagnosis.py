@@ -18,6 +18,7 @@ from parity.values import Partners, distance, orders
 MOST = 120  # places that one run looks at
 # Causes that name a function. Where a place has no cause, the reference's numbers may have been put too early or too
 # late (an activation may belong to one side's layer alone), and the function that follows would be blamed for it.
+LINEAR = ("conv", "matmul", "mm", "linear", "einsum", "bias", "add")  # in titles of what a layer without one ends with
 FUNCTIONS = (elementwise.find, inserted.find)
 
 
@@ -205,13 +206,21 @@ def explain(partners: Partners, adapters, outputs: list[tuple[int, int]]) -> lis
         cause = next(filter(None, (family(scene) for family in families)), None)
         found.append(Finding(place.name, "" if cause is None else str(cause), place, cause))
         ends = (cause and cause.ends) or scene.ends
-        if cause is None:
+        if cause is None and not _ends_alike(scene):
             doubtful.add(ends[1])
         healed = _healed(partners, ends)
         if healed is None:
             break
         partners = healed
     return found
+
+
+def _ends_alike(scene: Scene) -> bool:
+    """Whether the place is one layer, that ends with no activation on one side alone, for all that can be seen."""
+    if not scene.place.reference.layer or scene.place.reference.layer != scene.place.candidate.layer:
+        return False
+    last = [graph.producers.get(end) for graph, end in zip(scene.graphs, scene.ends, strict=True)]
+    return all(node is not None and any(word in node.title.lower() for word in LINEAR) for node in last)
 
 
 def _alone(partners: Partners, place: Place, outputs) -> Finding:
