@@ -32,14 +32,18 @@ def convolve(images, kernel, windows, strides, output_size):
     lay_out, multiply, exchange, correlate = _functions(tuple(kernel.shape[:2]), tuple(strides), tuple(output_size))
     laid = lay_out(tf.stop_gradient(images))
 
+    # The maps are linear in the kernel, and its gradient in what comes back, so that each is the other's derivative, of
+    # any order. Both are stopped: an outer tape asks for gradients of XLA's own operations otherwise, which have none.
     @tf.custom_gradient
-    def with_gradient(kernel):
-        # Stopped, so that an outer tape does not ask for the gradients of XLA's own operations, which have none.
+    def forwards(kernel):
         maps = multiply(laid, tf.stop_gradient(kernel), windows, tf.shape(images)[2])
-        maps = tf.cast(exchange(maps), kernel.dtype)
-        return maps, lambda upstream: correlate(laid, tf.stop_gradient(upstream), windows)
+        return tf.cast(exchange(maps), kernel.dtype), backwards
 
-    return with_gradient(kernel)
+    @tf.custom_gradient
+    def backwards(upstream):
+        return correlate(laid, tf.stop_gradient(upstream), windows), forwards
+
+    return forwards(kernel)
 
 
 @functools.cache  # compiled once per set of shapes, not once per call

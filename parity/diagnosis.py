@@ -72,7 +72,7 @@ def findings(rows: list[Row], reference, candidate, notes: list[str]) -> list[Fi
         with _told(notes):
             places = _places(candidate.parted, reference, candidate)
             # What the weights or settings of a layer explain needs no second cause.
-            found += [f for f in places if f.says or not any(f.name.startswith(layer) for layer in known)]
+            found += [f for f in places if f.says or not any(_within(f.name, layer) for layer in known)]
     elif "forward" not in rows and "batch_norm" in rows and double:
         with _told(notes):
             found += [f for f in _trained(reference, candidate) if f.name.partition("#")[0] not in known]
@@ -83,6 +83,11 @@ def findings(rows: list[Row], reference, candidate, notes: list[str]) -> list[Fi
                 rows["gradients"].message = "; ".join(filter(None, (rows["gradients"].message, str(back))))
                 found += [Finding(back.name, f"{back}: {back.says}")] if back.says else []
     return found
+
+
+def _within(name: str, layer: str) -> bool:
+    """Whether a place is a layer, a call of it or a part of it: block1_conv is of block1, block10 is not."""
+    return name.startswith(layer) and name[len(layer) : len(layer) + 1] in ("", "_", "/", ".", "#")
 
 
 @contextlib.contextmanager

@@ -24,11 +24,17 @@ def find(scene: Scene) -> Cause | None:
     if shared is None:
         return None
     searches = [list(itertools.islice(_ways(scene, side, shared), TRIES)) for side in (0, 1)]
-    found = []
-    for side, ways in enumerate(searches):
-        targets = [target[:1] for target in scene.made[side]]
-        found.append(next(((how, made) for how, make in ways if (made := _made(make, targets)) is not None), None))
-    if None in found or found[0][0] == found[1][0]:
+    targets = [[target[:1] for target in made] for made in scene.made]
+    found = [_first(*sides) for sides in zip(searches, targets, strict=True)]
+    if None in found:
+        return None
+    # Where a stride does not reach the last of a padding, several are one: told is what differs least.
+    for side in (0, 1):
+        other = found[1 - side][0].get("padding")
+        if found[side][0].get("padding") != other:
+            ways = [(how, make) for how, make in searches[side] if how.get("padding") == other]
+            found[side] = _first(ways, targets[side]) or found[side]
+    if found[0][0] == found[1][0]:
         return None
     told = [_told(how, other) for (how, _), (other, _) in (found, found[::-1])]
     code = _code(scene, found[0][0])
@@ -59,6 +65,11 @@ def _reordered(scene: Scene) -> Cause | None:
                     "x.permute(0, 2, 3, 1) before the flatten, or the columns of the weight in Keras's order",
                 )
     return None
+
+
+def _first(ways, targets) -> tuple[dict, float] | None:
+    """The first of some ways that makes one of the targets, and how far from it; None if none does."""
+    return next(((how, made) for how, make in ways if (made := _made(make, targets)) is not None), None)
 
 
 def _made(make, targets) -> float | None:
@@ -101,7 +112,11 @@ def _ways(scene: Scene, side: int, x: np.ndarray) -> Iterator:
     if scene.kind == "dense" or x.ndim == 2:
         yield from _dense(x, kernel, bias)
         return
-    for shape in dict.fromkeys(target.shape[1:-1] for target in targets if target.ndim == x.ndim):
+    # From the last that is made there: a padding of its own comes before the layer, and has as many channels if it is
+    # depthwise.
+    width = kernel.shape[-1] * (kernel.shape[-2] if scene.kind == "depthwise" else 1)
+    shapes = [target.shape[1:-1] for target in targets[::-1] if target.ndim == x.ndim and target.shape[-1] == width]
+    for shape in dict.fromkeys(shapes):
         even = scene.graphs[side].framework == "torch"
         for padding, stride, dilation in geometries(x.shape[1:-1], kernel.shape[:-2], shape, even):
             for (mode, pad), (inputs, prepare), (order, turn) in itertools.product(

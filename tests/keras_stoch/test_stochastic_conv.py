@@ -90,6 +90,37 @@ def test_gradients_agree_with_finite_differences(form, sharing, rng):
         assert float(gradient[place]) == pytest.approx(numeric, rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.parametrize("output", [(17, 4), (34, 3)])  # a row at a time, and two
+def test_the_gradient_of_maps_with_many_rows(output, rng):
+    size = np.add(window_size(output, (3, 2), (2, 3)), (3, 4))
+    images, kernel = tf.constant(rng.normal(size=(2, *size, 2))), tf.constant(rng.normal(size=(3, 2, 2, 3)))
+    windows = tf.constant(rng.integers(0, 4, (2, 3, 2)), tf.int32)
+    upstream, found = rng.normal(size=(2, *output, 3)), []
+    for form in ("slices", "taps"):
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            loss = tf.reduce_sum(stochastic.IMPLEMENTATIONS[form](images, kernel, windows, (2, 3), output) * upstream)
+        found.append(tape.gradient(loss, kernel))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize("sharing", ["batch", "image"])
+def test_second_derivatives_are_those_of_slices(sharing, rng):
+    """Of a loss that is not linear in the maps, as a penalty on gradients has them."""
+    images, kernel = tf.constant(rng.normal(size=(2, 11, 12, 2))), tf.constant(rng.normal(size=(3, 2, 2, 3)))
+    windows = tf.constant(rng.integers(0, 3, (3, 2) if sharing == "batch" else (2, 3, 2)), tf.int32)
+    found = []
+    for form in ("slices", "taps"):
+        with tf.GradientTape() as outer:
+            outer.watch(kernel)
+            with tf.GradientTape() as inner:
+                inner.watch(kernel)
+                loss = tf.reduce_sum(stochastic.IMPLEMENTATIONS[form](images, kernel, windows, (2, 2), (4, 5)) ** 3)
+            penalty = tf.reduce_sum(inner.gradient(loss, kernel) ** 2)
+        found.append(outer.gradient(penalty, kernel))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-10)
+
+
 def test_normalisation_folds_exactly(rng):
     images = rng.integers(0, 256, (2, 20, 20, 3)).astype("uint8")
     windows = rng.integers(0, 8, (4, 2))

@@ -204,6 +204,37 @@ def test_several_faults_in_one_run():
         assert words in told, told
 
 
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "mode", "told"),
+    [
+        ("same", (2, 2, 2, 2), "constant", ("padding ((1, 2), (1, 2))", "padding ((2, 2), (2, 2))")),
+        (((1, 2), (1, 2)), (3, 0, 3, 0), "constant", ("padding ((1, 2), (1, 2))", "padding ((3, ")),
+        # The last row of this padding is not reached by the stride: the padding is the same, not one shorter.
+        (((2, 2), (2, 2)), (2, 2, 2, 2), "reflect", ("padding by zeros", "padding by reflection")),
+    ],
+)
+def test_a_padding_that_one_side_does_by_itself(ours, theirs, mode, told, depthwise):
+    class Port(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c = nn.Conv2d(3, 3, 5, 2, groups=3) if depthwise else nn.Conv2d(3, 6, 5, 2)
+            self.n = nn.BatchNorm2d(self.c.out_channels, eps=1e-3)
+
+        def forward(self, x):
+            return F.relu(self.n(self.c(F.pad(x, theirs, mode=mode))))
+
+    torch.manual_seed(0)
+    keras.utils.set_random_seed(0)
+    padding = [] if ours == "same" else [L.ZeroPadding2D(ours)]
+    kind, sizes = (L.DepthwiseConv2D, (5,)) if depthwise else (L.Conv2D, (6, 5))
+    conv = kind(*sizes, strides=2, padding="valid" if padding else "same", name="c")
+    original = image(*padding, conv, L.BatchNormalization(name="n"), L.ReLU(), size=(20, 22, 3))
+    report = parity.compare(original, Port(), random(2, 20, 22, 3), transfer=True, training=False)
+    words = f"the reference computes with {told[0]}, the candidate with {told[1]}"
+    assert words in causes(report), report
+
+
 def test_no_cause_is_named_where_none_heals():
     class Odd(L.Layer):
         def call(self, x):
