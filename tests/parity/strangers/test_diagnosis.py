@@ -235,6 +235,28 @@ def test_a_padding_that_one_side_does_by_itself(ours, theirs, mode, told, depthw
     assert words in causes(report), report
 
 
+def test_a_known_fault_in_one_layer_hides_none_in_another_whose_name_begins_alike():
+    class Odd(nn.Linear):
+        def forward(self, x):
+            return torch.cos(2 * super().forward(x)) ** 3
+
+    class Other(L.Dense):
+        def call(self, x):
+            x = super().call(x)
+            return ops.sin(3 * x) * x
+
+    Other = keras.saving.register_keras_serializable("strangers")(Other)
+    torch.manual_seed(0)
+    keras.utils.set_random_seed(0)
+    original = nn.Sequential(*(nn.Linear(4, 4) for _ in range(12)))
+    original[1], original[10] = nn.BatchNorm1d(4, eps=1e-2), Odd(4, 4)
+    layers = [L.Dense(4, name=f"{n}") for n in range(12)]
+    layers[1], layers[10] = L.BatchNormalization(epsilon=1e-3, momentum=0.9, name="1"), Other(4, name="10")
+    report = parity.compare(original, image(*layers, size=(4,)), random(5, 4), transfer=True, training=False)
+    assert "1: epsilon is 0.01 in the reference and 0.001" in causes(report), report
+    assert "10: they part at" in causes(report), report
+
+
 def test_no_cause_is_named_where_none_heals():
     class Odd(L.Layer):
         def call(self, x):
