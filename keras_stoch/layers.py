@@ -112,7 +112,8 @@ class StochasticConv2D(keras.layers.Layer):
 
     Raises:
         ValueError: for arguments out of range, when an image is smaller than the window, and when `windows` reach
-            beyond it. Inside a compiled function that can't be told: "taps" then returns NaN, others move the window.
+            beyond it. Inside of a graph that can't be told: "taps" then returns NaN, "gather" and "indexed" read other
+            pixels, and the others fail or move the window.
 
     What profits from XLA on a CPU is compiled by the layer itself. Under `jit_compile=True` the layer becomes part of
     what is compiled, once for all draws; "naive", "slices" and "blocks" would be compiled anew for every draw there,

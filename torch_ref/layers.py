@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from torch_ref import stochastic
 from torch_ref.architectures import SQUEEZE_RATIO, Block
-from torch_ref.windows import check_fits, draw_windows, window_size
+from torch_ref.windows import check_fits, check_windows, draw_windows, window_size
 
 
 class Dropout(nn.Module):
@@ -62,7 +62,8 @@ class StochasticConv2d(nn.Module):
 
     Call arguments:
         images: uint8 or float tensor.
-        windows: integer tensor of (top, left) offsets to use instead of a draw, (F, 2) or (B, F, 2).
+        windows: integer tensor of (top, left) offsets to use instead of a draw, (F, 2) or (B, F, 2). Those that reach
+            beyond the image are a ValueError.
 
     Shape: (B, C, H, W) -> (B, F, P, Q).
     """
@@ -121,11 +122,13 @@ class StochasticConv2d(nn.Module):
         check_fits(images.shape[2:], self.window)
         if windows is None:
             windows = self.draw_windows(images.shape[2:], len(images), images.device)
-        elif windows.ndim not in (2, 3) or tuple(windows.shape[-2:]) != (self.filters, 2):
-            raise ValueError(
-                f"windows must have the shape ({self.filters}, 2) or (batch, {self.filters}, 2). "
-                f"Received: {tuple(windows.shape)}"
-            )
+        else:
+            if windows.ndim not in (2, 3) or tuple(windows.shape[-2:]) != (self.filters, 2):
+                raise ValueError(
+                    f"windows must have the shape ({self.filters}, 2) or (batch, {self.filters}, 2). "
+                    f"Received: {tuple(windows.shape)}"
+                )
+            check_windows(windows, images.shape[2:], self.window)
         windows = windows.to(images.device, torch.int64)
         if not self.image_gradient:
             images = images.detach()

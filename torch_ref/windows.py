@@ -25,6 +25,26 @@ def check_fits(image_size, window) -> None:
         )
 
 
+def check_windows(windows, image_size, window) -> None:
+    """ValueError if a window reaches beyond its image, where the numbers are at hand: what is compiled passes.
+
+    Args:
+        windows: int tensor (..., 2) of (top, left).
+        image_size, window: (H, W) and (M, N) in pixels.
+    """
+    if torch.compiler.is_compiling() or windows.is_meta:
+        return
+    corners = windows.reshape(-1, 2)
+    last = torch.tensor([n - m for n, m in zip(image_size, window, strict=True)], device=windows.device)
+    wrong = corners[((corners < 0) | (corners > last)).any(-1)]
+    if len(wrong):
+        raise ValueError(
+            f"Windows of {window[0]}x{window[1]} pixels in an image of {image_size[0]}x{image_size[1]} begin between "
+            f"(0, 0) and ({int(last[0])}, {int(last[1])}). Received: {len(wrong)} of {len(corners)} elsewhere, the "
+            f"first at ({int(wrong[0][0])}, {int(wrong[0][1])})"
+        )
+
+
 def draw_windows(image_size, window, filters: int, batch: int | None = None, generator=None, device=None):
     """Draws windows uniformly over every position inside the image, both ends included, rows and columns apart.
 

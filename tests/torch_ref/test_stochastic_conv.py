@@ -64,6 +64,17 @@ def test_bad_arguments():
         StochasticConv2d(3, 4, 3, 5)(torch.zeros(1, 3, 9, 9), windows=torch.zeros(3, 2))
 
 
+@pytest.mark.parametrize("form", stochastic.IMPLEMENTATIONS)
+def test_a_window_beyond_the_image(form):
+    layer = StochasticConv2d(1, 2, 3, 4, implementation=form)
+    images = torch.zeros(2, 1, 20, 30)
+    layer(images, windows=torch.tensor([[14, 24], [0, 0]]))
+    for bad in ([15, 24], [14, 25], [0, -1]):
+        message = rf"6x6 pixels in an image of 20x30 .*\(14, 24\). Received: 1 of 2 elsewhere.*\({bad[0]}, {bad[1]}\)"
+        with pytest.raises(ValueError, match=message):
+            layer(images, windows=torch.tensor([bad, [0, 0]]))
+
+
 @pytest.mark.slow  # a C++ compiler runs
 def test_indexed_reads_under_torch_compile(rng):
     """The form for GPUs, compiled: equal in values and in the kernel's gradient, once for all draws."""
