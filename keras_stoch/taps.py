@@ -41,6 +41,8 @@ def convolve(images, kernel, windows, strides, output_size):
 
     @tf.custom_gradient
     def backwards(upstream):
+        # A gradient may come back without static shapes, as that of a convolution does where the batch has none.
+        upstream = tf.ensure_shape(upstream, (None, *output_size, kernel.shape[-1]))
         return correlate(laid, tf.stop_gradient(upstream), windows), forwards
 
     return forwards(kernel)
@@ -128,7 +130,7 @@ def _functions(kernel_size, strides, output_size):
                 shifted = laid[:, r * S : H - (height - 1 - r) * S]
                 pixels = xla.gather(shifted, begin, numbers, (1, 1, 1, Q))  # (taps, F, Q)
                 products.append(tf.cast(pixels, sum_type) * part[r])
-            return n + 1, total + _tree(products)
+            return n + 1, tf.ensure_shape(total + _tree(products), total.shape)  # unknown where that of the batch is
 
         total = tf.zeros((len(taps), F, Q), sum_type)
         _, total = tf.while_loop(lambda n, _: n < B * (P // height), block, (0, total))

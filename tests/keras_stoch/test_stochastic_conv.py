@@ -256,6 +256,22 @@ def test_unknown_batch_size(form, sharing, rng):
     assert model.predict(rng.normal(size=(5, 12, 12, 3)), batch_size=2, verbose=0).shape == (5, 4, 4, 2)
 
 
+@pytest.mark.parametrize("form", ["auto", *FORMS])
+def test_the_gradient_where_shapes_are_unknown(form, rng):
+    """Without a static batch size, TensorFlow's gradient of what follows comes back without any static shape."""
+    layer, behind = StochasticConv2D(2, 3, 4, implementation=form), keras.layers.Conv2D(3, 3, padding="same")
+
+    def gradient(images):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(behind(layer(images, windows=windows)) ** 2)
+        return tape.gradient(loss, layer.kernel.value)
+
+    images, windows = rng.normal(size=(5, 12, 12, 3)).astype("float32"), np.array([[0, 3], [6, 1]], "int32")
+    expected = gradient(tf.constant(images))
+    unknown = tf.function(gradient, input_signature=[tf.TensorSpec((None, 12, 12, 3))])
+    np.testing.assert_allclose(unknown(images), expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("form", FORMS)
 def test_mixed_precision(policy, form, rng):

@@ -69,3 +69,15 @@ def first(report):
 
 def row(report, check):
     return next(row for row in report.rows if row.check == check)
+
+
+def causes(report) -> str:
+    return "\n".join(map(str, report.causes))
+
+
+def image(*layers, size=(9, 11, 3)):
+    """A functional model of layers."""
+    inputs = x = keras.Input(size)
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x)
