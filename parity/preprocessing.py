@@ -12,7 +12,13 @@ from parity.pictures import UPRIGHT, decoders, probes
 from parity.recipes import KNOWN, Recipe, recipe_of, sampled
 
 SAME = 0.5  # grey levels at which two pipelines give the same: rounding to whole levels, once
-IMAGENET = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+# Mean and deviation by channel, for pixels from 0 to 1, of whose they are.
+KNOWN_NUMBERS = {
+    "ImageNet's": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "CLIP's": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "CIFAR-10's": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
+CAFFE = np.array([123.68, 116.779, 103.939])
 
 
 @dataclass(frozen=True)
@@ -20,8 +26,8 @@ class Difference:
     """One thing that two pipelines do differently.
 
     Attributes:
-        what: "size", "channels", "range", "normalisation", "channel order", "crop", "rotation by EXIF", "resize
-            filter", "JPEG decoder".
+        what: "size", "channels", "range", "normalisation", "channel order", "crop", "letterbox", "rotation by EXIF",
+            "resize filter", "JPEG decoder", "grey".
         says: in a sentence, with the cure.
         moves: how far it alone moves the reference's pictures, in grey levels (root mean square); None if not known.
     """
@@ -221,18 +227,21 @@ def _stages(paths, sides, recipes) -> tuple[list[Difference], float | None]:
     found, right = [], apart(theirs)
     for what, fields, says in (
         ("rotation by EXIF", ("turned",), _turning),
-        ("crop", ("geometry",), _cropping),
+        ("", ("geometry",), _cropping),
         ("resize filter", ("filter",), _filtering),
         ("JPEG decoder", ("decoder",), _decoding),
+        ("grey", ("grey",), _greying),
         ("channel order", ("order",), _ordering),
         ("", ("scale", "offset"), _scaling),
     ):
-        if all(getattr(ours, name) == getattr(theirs, name) for name in fields) or (not what and _alike(ours, theirs)):
+        if all(getattr(ours, name) == getattr(theirs, name) for name in fields) or (
+            "scale" in fields and _alike(ours, theirs)
+        ):
             continue
         # It matters if the reference with this stage alone spoilt is no longer the reference.
         wrong = apart(replace(theirs, **{name: getattr(ours, name) for name in fields}))
         if wrong is None or wrong > right + 0.05:
-            title, sentence = says(theirs, ours)
+            title, sentence = says(theirs, replace(ours, order=recipes[1].order))  # numbers go with its own order
             found.append(Difference(what or title, sentence, wrong))
         ours = replace(ours, **{name: getattr(theirs, name) for name in fields})
     healed = apart(ours)
@@ -258,7 +267,8 @@ def _turning(theirs, ours):
 
 
 def _cropping(theirs, ours):
-    return "", (
+    boxed = theirs.geometry.fill is not None or ours.geometry.fill is not None
+    return "letterbox" if boxed else "crop", (
         f"the reference {theirs.geometry.name}, the candidate {ours.geometry.name}. As the reference: "
         f"{theirs.geometry.cure}."
     )
@@ -280,9 +290,16 @@ def _decoding(theirs, ours):
     )
 
 
+def _greying(theirs, ours):
+    words = ["one grey channel of three" if recipe.grey else "colours" for recipe in (theirs, ours)]
+    cure = 'image.convert("L") in Pillow, tf.image.rgb_to_grayscale(x)' if theirs.grey else "keep the three channels"
+    return "", f"the reference gives {words[0]}, the candidate {words[1]}. As the reference: {cure}."
+
+
 def _ordering(theirs, ours):
     words = ["".join("RGB"[n] for n in recipe.order) for recipe in (theirs, ours)]
-    return "", f"the reference gives {words[0]}, the candidate {words[1]}. As the reference: x[..., ::-1]."
+    when = "" if _uniform(theirs) and _uniform(ours) else ", before mean and deviation"
+    return "", f"the reference gives {words[0]}, the candidate {words[1]}. As the reference: x[..., ::-1]{when}."
 
 
 def _scaling(theirs, ours):
@@ -309,11 +326,15 @@ def _range(recipe: Recipe) -> str:
         ends = [_round(end, abs(high - low)) for end in (low, high)]
         return f"{ends[0]} to {ends[1]}"
     mean, std = -offset / (255 * scale), 1 / (255 * scale)
-    by_channel = IMAGENET[:, list(recipe.order)]
-    if np.allclose(mean, by_channel[0], atol=4e-3) and np.allclose(std, by_channel[1], rtol=1e-2):
-        return "(x / 255 - mean) / std with ImageNet's numbers"
+    order = list(recipe.order)
+    for whose, numbers in KNOWN_NUMBERS.items():
+        for used, words in ((order, ""), ([0, 1, 2], ", in the order of RGB")):
+            known = np.array(numbers)[:, used]
+            if np.allclose(mean, known[0], atol=2.5e-3) and np.allclose(std, known[1], rtol=1e-2):
+                return f"(x / 255 - mean) / std with {whose} numbers{words if order != used else ''}"
     if np.allclose(scale, 1, atol=5e-3):
-        return f"x - {_numbers(-offset)}"
+        whose = "Caffe's mean colour, " if np.allclose(-offset, CAFFE[order], atol=0.7) else ""
+        return f"x - {whose}{_numbers(-offset)}"
     return f"(x / 255 - {_numbers(mean)}) / {_numbers(std)}"
 
 

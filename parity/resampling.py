@@ -1,10 +1,11 @@
-"""How libraries resize: filters as matrices, and what part of a picture is resized to what size."""
+"""How libraries resize: filters as matrices, and a picture of another size."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
+
+from parity.geometries import Geometry
 
 
 def _triangle(x):
@@ -97,11 +98,11 @@ FILTERS = (
 )  # fmt: skip
 
 
-@cache
-def matrix(filter: Filter, length: int, size: int) -> np.ndarray:
-    """The weights (size, length) with which `length` pixels become `size`."""
+def matrix(filter: Filter, length: int, size: int, places: np.ndarray | None = None) -> np.ndarray:
+    """The weights (places, length) with which `length` pixels become `size`; of all places, or of some."""
     scale = length / size
-    places = np.arange(size)
+    places = np.arange(size) if places is None else places
+    rows = np.arange(len(places))
     if filter.grid == "align corners":
         centres = places * (length - 1) / max(size - 1, 1)
     elif filter.grid == "asymmetric":
@@ -110,8 +111,8 @@ def matrix(filter: Filter, length: int, size: int) -> np.ndarray:
         centres = (places + 0.5) * scale - 0.5
     if filter.kernel is _box and not filter.antialias:  # one pixel each
         chosen = np.floor(centres) if filter.grid == "asymmetric" else np.floor((places + 0.5) * scale)
-        found = np.zeros((size, length), np.float32)
-        found[places, np.clip(chosen.astype(int), 0, length - 1)] = 1.0
+        found = np.zeros((len(places), length), np.float32)
+        found[rows, np.clip(chosen.astype(int), 0, length - 1)] = 1.0
         return found
     wide = max(scale, 1.0) if filter.antialias else 1.0
     reach = int(np.ceil(filter.support * wide)) + 1
@@ -120,96 +121,9 @@ def matrix(filter: Filter, length: int, size: int) -> np.ndarray:
     if not filter.clamp:
         weights = np.where((near >= 0) & (near < length), weights, 0.0)
     weights = weights / weights.sum(1, keepdims=True)
-    found = np.zeros((size, length))
-    np.add.at(found, (places[:, None], np.clip(near, 0, length - 1)), weights)
+    found = np.zeros((len(places), length))
+    np.add.at(found, (rows[:, None], np.clip(near, 0, length - 1)), weights)
     return found.astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What part of a picture becomes the result.
-
-    Attributes:
-        name: in words.
-        axes: from (height, width, new height, new width) to, for each axis, (first pixel taken, how many, size that
-            they are resized to, first pixel of that which is kept); None where it can't be.
-        cure: the steps, in words.
-    """
-
-    name: str
-    axes: Callable
-    cure: str
-
-
-def _squash(height, width, h, w):
-    return (0, height, h, 0), (0, width, w, 0)
-
-
-def _square(height, width, h, w):
-    side = min(height, width)
-    return ((height - side) // 2, side, h, 0), ((width - side) // 2, side, w, 0)
-
-
-def _crop(height, width, h, w):
-    if h > height or w > width:
-        return None
-    return ((height - h) // 2, h, h, 0), ((width - w) // 2, w, w, 0)
-
-
-def _fraction(part: float):
-    def axes(height, width, h, w):
-        top, left = int((height - height * part) / 2), int((width - width * part) / 2)
-        return (top, height - 2 * top, h, 0), (left, width - 2 * left, w, 0)
-
-    return axes
-
-
-def _padded_square(height, width, h, w):
-    side = int(h / (h + 32) * min(height, width))
-    return ((height - side + 1) // 2, side, h, 0), ((width - side + 1) // 2, side, w, 0)
-
-
-def _shorter(size: Callable):
-    def axes(height, width, h, w):
-        short = size(min(h, w))
-        new = tuple(short if n == min(height, width) else int(short * n / min(height, width)) for n in (height, width))
-        if new[0] < h or new[1] < w:
-            return None
-        top, left = round((new[0] - h) / 2), round((new[1] - w) / 2)
-        return (0, height, new[0], top), (0, width, new[1], left)
-
-    return axes
-
-
-def _large(height, width, h, w):
-    def axis(length, size):
-        return ((length - 2048) // 2, 2048, size, 0) if min(height, width) > 3048 else (0, length, size, 0)
-
-    return axis(height, h), axis(width, w)
-
-
-GEOMETRIES = (
-    Geometry("resizes the whole picture, whatever its shape", _squash, "resize to (height, width) at once"),
-    Geometry("crops the central square, then resizes", _square, "crop min(height, width) from the centre, then resize"),
-    Geometry("resizes the shorter side to the size, then crops the centre", _shorter(lambda n: n),
-             "resize the shorter side to the size, then crop the centre"),
-    Geometry("resizes the shorter side to 256/224 of the size, then crops the centre",
-             _shorter(lambda n: round(n * 256 / 224)), "Resize(256), then CenterCrop(224), or as much for other sizes"),
-    Geometry("resizes the shorter side to 232/224 of the size, then crops the centre",
-             _shorter(lambda n: round(n * 232 / 224)), "Resize(232), then CenterCrop(224), or as much for other sizes"),
-    Geometry("resizes the shorter side to 1/0.9 of the size, then crops the centre",
-             _shorter(lambda n: int(n / 0.9)), "Resize(size / 0.9), then CenterCrop(size)"),
-    Geometry("resizes the shorter side to 1/0.95 of the size, then crops the centre",
-             _shorter(lambda n: int(n / 0.95)), "Resize(size / 0.95), then CenterCrop(size)"),
-    Geometry("resizes the shorter side to 32 pixels more, then crops the centre", _shorter(lambda n: n + 32),
-             "resize the shorter side to size + 32, then crop the centre"),
-    Geometry("crops the centre without resizing", _crop, "crop (height, width) from the centre"),
-    Geometry("crops the central 7/8, then resizes", _fraction(0.875), "tf.image.central_crop(x, 0.875), then resize"),
-    Geometry("crops size / (size + 32) of the central square, then resizes", _padded_square,
-             "crop size / (size + 32) of the shorter side from the centre, then resize"),
-    Geometry("crops 2048x2048 from very large pictures, then resizes", _large,
-             "crop 2048x2048 from the centre where both sides exceed 3048, then resize"),
-)  # fmt: skip
 
 
 def resized(
@@ -223,17 +137,22 @@ def resized(
     axes = geometry.axes(*pixels.shape[:2], *size)
     if axes is None:
         return None
-    made = pixels
+    used, weights, outside = [], [], []
     for axis, (first, length, new, kept) in enumerate(axes):
         wanted = kept + (np.arange(size[axis]) if grid is None else grid[axis])
-        made = (
-            np.take(made, np.arange(first, first + length), axis) if (first, length) != (0, made.shape[axis]) else made
-        )
-        if new == length:
-            made = np.take(made, wanted, axis)
-            continue
-        weights = matrix(filter, length, new)[wanted]
-        used = np.flatnonzero(weights.any(0))
-        made = np.tensordot(weights[:, used], np.take(made, used, axis).astype(np.float32), (1, axis))
-        made = np.moveaxis(made, 0, axis)
-    return made.astype(np.float32)
+        outside.append((wanted < 0) | (wanted >= new))
+        wanted = np.clip(wanted, 0, new - 1)
+        by = None if new == length else matrix(filter, length, new, wanted)
+        places = wanted if by is None else np.flatnonzero(by.any(0))
+        used.append(first + places)
+        weights.append(None if by is None else by[:, places])
+    made = pixels.take(used[0], 0).take(used[1], 1).astype(np.float32)  # the pixels that count, before any sum
+    for axis, by in enumerate(weights):
+        if by is not None:
+            made = np.moveaxis(np.tensordot(by, made, (1, axis)), 0, axis)
+    made = np.ascontiguousarray(made, np.float32)
+    if geometry.fill is not None:
+        made[outside[0][:, None] | outside[1]] = geometry.fill
+    elif any(map(np.any, outside)):
+        return None
+    return made
