@@ -29,6 +29,10 @@ def import_tensorflow_quietly() -> None:
     Its warnings are switched off: of functions that are traced anew, above all, which models of many sizes are.
     """
     import_triton_first()
+    try:
+        importlib.util.find_spec("keras")
+    except (ImportError, ValueError):
+        sys.modules["keras"] = None  # TensorFlow does without one that is not there, but not with an error
     sys.stderr.flush()
     terminal = os.dup(2)
     with open(os.devnull, "w") as nowhere:

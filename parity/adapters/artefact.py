@@ -160,6 +160,9 @@ def opened(path, signature: str | None = None) -> ArtefactAdapter:
 
 
 def _saved_model(path: Path, signature: str | None) -> ArtefactAdapter:
+    from parity.environment import import_tensorflow_quietly
+
+    import_tensorflow_quietly()
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))

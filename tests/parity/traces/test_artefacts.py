@@ -117,16 +117,18 @@ def test_golden_outputs_are_verified_and_a_changed_file_is_found(exported, name,
     assert main(["verify", str(folder / name), "--golden", str(tmp_path / "golden.npz"), "--tolerance", "0.1"]) == 0
 
 
+OTHERS = ("keras", "tf_keras", "torch", "keras_stoch", "torch_ref", "scipy", "pandas", "matplotlib")
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("absent", [True, False], ids=["absent", "broken"])
 @pytest.mark.parametrize(
     ("name", "forbidden"),
-    [
-        ("model.onnx", ("keras", "tensorflow", "torch", "keras_stoch", "scipy", "pandas", "matplotlib")),
-    ],
+    [("served", (*OTHERS, "onnxruntime")), ("model.onnx", (*OTHERS, "tensorflow"))],
 )
-def test_verify_needs_the_runtime_alone(exported, name, forbidden):
+def test_verify_needs_the_runtime_alone(exported, name, forbidden, absent):
     folder, _ = exported
-    done = command_without(forbidden, ["verify", name], folder)
+    done = command_without(forbidden, ["verify", name], folder, absent)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Equal on every rung" in done.stdout
 
