@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_stoch import stochastic
 from keras_stoch.architectures import SQUEEZE_RATIO, Block
+from keras_stoch.norms import BatchNormalization
 from keras_stoch.windows import check_fits, check_windows, draw_windows, replica_seed, window_size
 
 # The initialisers of keras.applications.EfficientNet.
@@ -317,7 +318,7 @@ def stem(x, filters, prefix="", dtype=None):
     """Convolution 3x3 with stride 2, batch norm, swish: (B, H, W, C) -> (B, H/2, W/2, F)."""
     x = keras.layers.ZeroPadding2D(correct_pad(x.shape[1:3], 3), dtype=dtype, name=f"{prefix}stem_conv_pad")(x)
     x = conv(filters, 3, strides=2, padding="valid", dtype=dtype, name=f"{prefix}stem_conv")(x)
-    x = keras.layers.BatchNormalization(dtype=dtype, name=f"{prefix}stem_bn")(x)
+    x = BatchNormalization(dtype=dtype, name=f"{prefix}stem_bn")(x)
     return keras.layers.Activation("swish", dtype=dtype, name=f"{prefix}stem_activation")(x)
 
 
@@ -336,7 +337,7 @@ def stochastic_stem(images, filters, output_size, prefix="detail_", dtype=None, 
         name=f"{prefix}stem_conv",
         **kwargs,
     )(images)
-    x = keras.layers.BatchNormalization(dtype=dtype, name=f"{prefix}stem_bn")(x)
+    x = BatchNormalization(dtype=dtype, name=f"{prefix}stem_bn")(x)
     return keras.layers.Activation("swish", dtype=dtype, name=f"{prefix}stem_activation")(x)
 
 
@@ -352,7 +353,7 @@ def inverted_bottleneck(x, block: Block, drop_connect=0.2, prefix="", dtype=None
 
     if block.expansion != 1:
         x = conv(filters, dtype=dtype, name=f"{name}expand_conv")(x)
-        x = keras.layers.BatchNormalization(dtype=dtype, name=f"{name}expand_bn")(x)
+        x = BatchNormalization(dtype=dtype, name=f"{name}expand_bn")(x)
         x = keras.layers.Activation("swish", dtype=dtype, name=f"{name}expand_activation")(x)
 
     padding = "same"
@@ -369,7 +370,7 @@ def inverted_bottleneck(x, block: Block, drop_connect=0.2, prefix="", dtype=None
         dtype=dtype,
         name=f"{name}dwconv",
     )(x)
-    x = keras.layers.BatchNormalization(dtype=dtype, name=f"{name}bn")(x)
+    x = BatchNormalization(dtype=dtype, name=f"{name}bn")(x)
     x = keras.layers.Activation("swish", dtype=dtype, name=f"{name}activation")(x)
 
     squeezed = max(1, int(filters_in * SQUEEZE_RATIO))
@@ -380,7 +381,7 @@ def inverted_bottleneck(x, block: Block, drop_connect=0.2, prefix="", dtype=None
     x = keras.layers.Multiply(dtype=dtype, name=f"{name}se_excite")([x, se])
 
     x = conv(block.filters, dtype=dtype, name=f"{name}project_conv")(x)
-    x = keras.layers.BatchNormalization(dtype=dtype, name=f"{name}project_bn")(x)
+    x = BatchNormalization(dtype=dtype, name=f"{name}project_bn")(x)
     if block.strides == 1 and filters_in == block.filters:
         rate = drop_connect * block.drop_fraction
         if rate > 0:
@@ -392,6 +393,6 @@ def inverted_bottleneck(x, block: Block, drop_connect=0.2, prefix="", dtype=None
 def top(x, filters, prefix="", dtype=None):
     """Convolution 1x1, batch norm, swish, average pool: (B, H, W, C) -> (B, F)."""
     x = conv(filters, dtype=dtype, name=f"{prefix}top_conv")(x)
-    x = keras.layers.BatchNormalization(dtype=dtype, name=f"{prefix}top_bn")(x)
+    x = BatchNormalization(dtype=dtype, name=f"{prefix}top_bn")(x)
     x = keras.layers.Activation("swish", dtype=dtype, name=f"{prefix}top_activation")(x)
     return keras.layers.GlobalAveragePooling2D(dtype=dtype, name=f"{prefix}avg_pool")(x)
