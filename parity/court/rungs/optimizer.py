@@ -1,5 +1,7 @@
 """Rung 7: many steps of the optimiser from equal gradients."""
 
+import functools
+
 import numpy as np
 
 from parity.errors import judge, summarise
@@ -32,19 +34,36 @@ def torch_adamw(parameters, learning_rate, beta_1, beta_2, epsilon, weight_decay
     return AdamW(parameters, learning_rate, (beta_1, beta_2), epsilon, weight_decay)
 
 
-def keras_weights(weights: dict, gradients: list[dict], dtype: str, name: str) -> dict[str, np.ndarray]:
-    """Weights after one step of Keras's optimiser per entry of `gradients`."""
+def make_gradients(seed: int) -> tuple[dict, list[dict]]:
+    """(weights to begin with, gradients of every step), by the scale of the gradients."""
+    rng = np.random.default_rng(seed)
+    weights = {f"gradient scale {scale:g}": np.zeros((8, 16), np.float32) for scale in SCALES}
+    return weights, [
+        {name: np.float32(s * rng.normal(size=(8, 16))) for name, s in zip(weights, SCALES, strict=True)}
+        for _ in range(STEPS)
+    ]
+
+
+@functools.cache
+def keras_weights(name: str, dtype: str, seed: int) -> dict[str, np.ndarray]:
+    """Weights after `STEPS` steps of Keras's optimiser, computed once a process: every candidate is held against them.
+
+    The step is a graph, as it is in training.
+    """
     import keras
+    import tensorflow as tf
 
     from parity.adapters.keras import keras_precision
 
+    weights, gradients = make_gradients(seed)
     make = getattr(keras.optimizers, name.partition(",")[0])
     with keras_precision(dtype):
         variables = {tensor: keras.Variable(array, dtype=dtype, name=tensor) for tensor, array in weights.items()}
         optimizer = make(**SETTINGS[name])
+        optimizer.build(list(variables.values()))
+        apply = tf.function(lambda *tensors: optimizer.apply(tensors, list(variables.values())), autograph=False)
         for step in gradients:
-            tensors = [keras.ops.convert_to_tensor(step[tensor], dtype) for tensor in variables]
-            optimizer.apply(tensors, list(variables.values()))
+            apply(*(keras.ops.convert_to_tensor(step[tensor], dtype) for tensor in variables))
         return {tensor: keras.ops.convert_to_numpy(variable) for tensor, variable in variables.items()}
 
 
@@ -74,15 +93,10 @@ def check(name: str, dtype: str = "float64", seed: int = 0, make_optimizer=None)
         make_optimizer: function of parameters and settings, for planted faults; that of `torch_ref` by default.
     """
     make_optimizer = make_optimizer or {"RMSprop": torch_rmsprop, "AdamW": torch_adamw}[name.partition(",")[0]]
-    rng = np.random.default_rng(seed)
-    weights = {f"gradient scale {scale:g}": np.zeros((8, 16), np.float32) for scale in SCALES}
-    gradients = [
-        {name: np.float32(s * rng.normal(size=(8, 16))) for name, s in zip(weights, SCALES, strict=True)}
-        for _ in range(STEPS)
-    ]
-    reference = keras_weights(weights, gradients, dtype, name)
+    weights, gradients = make_gradients(seed)
+    reference = keras_weights(name, dtype, seed)
     candidate = torch_weights(weights, gradients, dtype, name, make_optimizer)
-    truth = None if dtype == "float64" else keras_weights(weights, gradients, "float64", name)
+    truth = None if dtype == "float64" else keras_weights(name, "float64", seed)
     errors = judge(reference, candidate, truth, tolerance=TOLERANCE)
     result = {"measure": f"relative L2 after {STEPS} steps"} | summarise(errors)
     result["details"]["settings"] = SETTINGS[name]
