@@ -264,7 +264,8 @@ def _healed(partners: Partners, ends: tuple[int, int]) -> Partners | None:
                         known[number] = values[number] = array
     except Exception:  # a stranger's operation may fail in any way
         return None
-    return Partners(partners.graphs[0], replace(graph, values=values), partners.tolerance)
+    changed = replace(graph, values=values, prints=dict(graph.prints))
+    return Partners(partners.graphs[0], changed, partners.tolerance, partners)
 
 
 def _turned(expected: np.ndarray, was: np.ndarray, graphs: tuple[Graph, Graph]) -> np.ndarray:

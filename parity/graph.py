@@ -59,6 +59,8 @@ class Graph:
     values: list[np.ndarray] = field(default_factory=list)
     sources: tuple[int, ...] = ()
     outputs: dict[str, int] = field(default_factory=dict)
+    # Number of a value to (that array, its fingerprint): one graph is compared with many.
+    prints: dict[int, tuple] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def producers(self) -> dict[int, Node]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from parity.adapters.base import OUTPUT, Adapter, Call
 from parity.errors import FLOAT32_ALONE, FLOAT64_TOLERANCE, Error, judge
+from parity.graph import Graph
 from parity.sketch import comparable
 from parity.values import Partners
 
@@ -63,11 +64,23 @@ class Trace:
         self.parted = None  # as a candidate, those on the inputs on which the outputs part, if they do
         self.cut = {}  # as a candidate, tensors of one name that are not the same place, and why that is no fault
         self.rearranged = {}  # as a candidate, weight to the indices that bring it into the reference's order
+        self._recorded = {}  # training mode or not to the graph of the first batch
         self.biased = {}  # see `Adapter.biased_variances`; filled with `training` where `strict` is not set
 
     @cached_property
     def _calls(self) -> dict[str, Call]:
         return self.adapter.capture(self.batches[0], draws=self.draws)
+
+    def graph(self, inputs, training: bool = False) -> Graph:
+        """Every operation at inference or in training mode; those on the first batch are recorded once."""
+        first = inputs is self.batches[0]
+        if first and training in self._recorded:
+            return self._recorded[training]
+        with self.acting() if training else contextlib.nullcontext():
+            found = self.adapter.graph(inputs, training, self.draws)
+        if first:
+            self._recorded[training] = found
+        return found
 
     @property
     def calls(self) -> dict[str, Call]:
@@ -211,12 +224,9 @@ def pair_values(reference: Trace, candidate: Trace, inputs, training: bool = Fal
 
     In float32 equal is what rounding explains, as far as that was measured (`Trace.alike`).
     """
-    sides = []
-    for side in (reference, candidate):
-        with side.acting() if training else contextlib.nullcontext():
-            sides.append(side.adapter.graph(inputs, training, side.draws))
     graphs = []
-    for side, graph in zip((reference, candidate), sides, strict=True):
+    for side in (reference, candidate):
+        graph = side.graph(inputs, training)
         outputs = {side.aliases.get(name, name): number for name, number in graph.outputs.items()}
         graphs.append(replace(graph, outputs=outputs))
     double = all(side.adapter.dtype == "float64" for side in (reference, candidate))

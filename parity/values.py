@@ -81,22 +81,31 @@ class Partners:
     Attributes:
         of: by side (0 and 1), number of a value to (number on the other side, order to bring this one into that one's
             shape).
+
+    Args:
+        before: those of the same first graph and of a second of which some values were others: what is still there has
+            the partners that it had.
     """
 
-    def __init__(self, first: Graph, second: Graph, tolerance: float):
+    def __init__(self, first: Graph, second: Graph, tolerance: float, before: "Partners | None" = None):
         self.graphs = (first, second)
         self.tolerance = tolerance
+        old = before.graphs[1].values if before is not None else ()
+        known = {number for number, (a, b) in enumerate(zip(second.values, old, strict=False)) if a is b}
+        # (number, number on the other side) of what looks equal to the order in which it is, None if it is not.
+        self._looked = {} if before is None else {pair: o for pair, o in before._looked.items() if pair[1] in known}
         self.of: tuple[dict, dict] = ({}, {})
         by_size = defaultdict(list)
-        prints = [fingerprint(value) for value in second.values]
+        prints = _prints(second)
         for number, value in enumerate(second.values):
             by_size[value.size].append(number)
-        for number, value in enumerate(first.values):
-            mine = fingerprint(value)
+        for number, (value, mine) in enumerate(zip(first.values, _prints(first), strict=True)):
             for other in by_size[value.size]:
                 if not near(mine, prints[other], tolerance):
                     continue
-                order = alike(value, second.values[other], tolerance)
+                if (number, other) not in self._looked:
+                    self._looked[number, other] = alike(value, second.values[other], tolerance)
+                order = self._looked[number, other]
                 if order is not None:
                     self.of[0].setdefault(number, (other, order))
                     if other not in self.of[1]:
@@ -110,7 +119,9 @@ class Partners:
         """
         tolerance = min(self.tolerance, apart / 4)
         if not hasattr(self, "_prints"):
-            self._prints = [[(v.size, fingerprint(v)) for v in graph.values] for graph in self.graphs]
+            self._prints = [
+                [(v.size, p) for v, p in zip(graph.values, _prints(graph), strict=True)] for graph in self.graphs
+            ]
         mine = fingerprint(array)
         return varies(array) and any(
             size == array.size
@@ -202,6 +213,14 @@ def fingerprint(value: np.ndarray) -> tuple[float, float, float]:
     """Sums that no order of the numbers changes: of absolute values, of squares, of the numbers."""
     x = np.nan_to_num(value.astype(np.float64, copy=False), posinf=0.0, neginf=0.0).ravel()
     return float(np.abs(x).sum()), float(x @ x), float(x.sum())
+
+
+def _prints(graph: Graph) -> list[tuple]:
+    """The fingerprints of a graph's values, each computed once."""
+    for number, value in enumerate(graph.values):
+        if number not in graph.prints or graph.prints[number][0] is not value:
+            graph.prints[number] = value, fingerprint(value)
+    return [graph.prints[number][1] for number in range(len(graph.values))]
 
 
 def near(a, b, tolerance: float) -> bool:
