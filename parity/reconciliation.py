@@ -5,7 +5,7 @@ import numpy as np
 from parity.errors import NOT_COMPARED, OK, Row
 from parity.layout import compatible
 from parity.rungs.structure import layer_of
-from parity.transfer import weights_beside
+from parity.transfer import weights_of_both
 from parity.values import rearrangement
 
 PARTS = 64  # into which the numbers of a rearranged weight are divided to see whether each part counts
@@ -106,8 +106,7 @@ def _settle(row: Row, status: str, message: str) -> None:
 
 
 def _reconcile_structure(row: Row, reference, candidate) -> None:
-    sides = reference.adapter, candidate.adapter
-    ours, theirs = weights_beside(*sides), weights_beside(*sides[::-1])
+    ours, theirs = weights_of_both(reference.adapter, candidate.adapter)
     lonely = []
     for weights, others in ((ours, theirs), (theirs, ours)):
         lonely.append({

@@ -65,9 +65,22 @@ def weights_beside(side: Adapter, other: Adapter) -> dict[str, Weight]:
     return own | {name: weight for name, weight in side.tied().items() if name in names and name not in own}
 
 
-def match(source: Adapter, target: Adapter) -> TransferReport:
-    """Pairs the weights of two models by canonical name and shape; copies nothing."""
-    ours, theirs = weights_beside(source, target), weights_beside(target, source)
+def weights_of_both(source: Adapter, target: Adapter) -> tuple[dict[str, Weight], dict[str, Weight]]:
+    """`weights_beside` of each of two models, each asked for its weights once."""
+    own = source.weights(), target.weights()
+    return tuple(
+        mine | {name: weight for name, weight in side.tied().items() if name in names and name not in mine}
+        for side, mine, names in ((source, *own), (target, *own[::-1]))
+    )
+
+
+def match(source: Adapter, target: Adapter, weights=None) -> TransferReport:
+    """Pairs the weights of two models by canonical name and shape; copies nothing.
+
+    Args:
+        weights: `weights_of_both`, where they are known already.
+    """
+    ours, theirs = weights or weights_of_both(source, target)
     matched, wrong_shape = [], []
     for name, weight in ours.items():
         if name not in theirs:

@@ -1,7 +1,6 @@
 """A Keras model behind the face of an `Adapter`."""
 
 import contextlib
-import inspect
 from functools import cached_property
 
 import numpy as np
@@ -9,8 +8,9 @@ import numpy as np
 from parity import kinds
 from parity.adapters import keras_graph
 from parity.adapters.base import OUTPUT, Adapter, Call, InputSpec, Weight, named_outputs, replaced
+from parity.adapters.keras_calls import at_inference, calling
 from parity.adapters.keras_copy import keras_precision, rebuilt
-from parity.adapters.keras_variables import held, own_variables
+from parity.adapters.keras_variables import held, own_variables, read, write
 from parity.errors import eps_of
 
 __all__ = ["KerasAdapter", "keras_precision"]
@@ -25,6 +25,10 @@ class KerasAdapter(Adapter):
 
     @cached_property
     def _graphs(self):
+        return {}
+
+    @cached_property
+    def _units(self):
         return {}
 
     def walk(self):
@@ -71,7 +75,7 @@ class KerasAdapter(Adapter):
         for name, kind, layer, variable in self._each_variable():
             if variable.trainable and not trainable:
                 continue
-            array = np.asarray(variable.value)
+            array = read(variable)
             if kind == "depthwise" and type(layer).__name__.startswith("Conv") and variable.name == "kernel":
                 # A grouped Conv2D's (*k, 1, channels * multiplier), as DepthwiseConv2D would hold it.
                 array = array.reshape(*array.shape[:-2], layer.groups, -1)
@@ -83,8 +87,8 @@ class KerasAdapter(Adapter):
             if name not in arrays or name in self.converters:
                 continue
             new = np.asarray(arrays[name]).reshape(variable.shape)
-            if not np.array_equal(np.asarray(variable.value), new):  # an assignment costs far more than a look
-                variable.assign(new)
+            if not np.array_equal(read(variable), new):  # an assignment costs far more than a look
+                write(variable, new)
                 if hasattr(layer, "finalize_state"):
                     layer.finalize_state()
 
@@ -137,8 +141,11 @@ class KerasAdapter(Adapter):
         return self.call(self.tensors(inputs), training, draws or {})
 
     def outputs(self, inputs, training=False, draws=None):
-        found = named_outputs(self(inputs, training, draws))
-        return {name: _array(tensor) for name, tensor in found.items()}
+        def run(inputs, draws):
+            return {}, self.call(inputs, training, draws), []
+
+        _, output, _ = self._run(("outputs", training, self._silent), run, inputs, draws or {})
+        return {name: _array(tensor) for name, tensor in named_outputs(output).items()}
 
     def graph(self, inputs, training=False, draws=None):
         import keras
@@ -146,7 +153,7 @@ class KerasAdapter(Adapter):
         tensors = self.tensors(inputs)
         flat = keras.tree.flatten(tensors)
         return keras_graph.record(
-            self.layers(), _calling, flat, lambda: named_outputs(self.call(tensors, training, draws or {}))
+            self.layers(), calling, flat, lambda: named_outputs(self.call(tensors, training, draws or {}))
         )
 
     def capture(self, inputs, training=False, draws=None):
@@ -209,7 +216,7 @@ class KerasAdapter(Adapter):
         try:
             with replaced(rates), contextlib.ExitStack() as stack:
                 for layer in layers:
-                    stack.enter_context(_calling(layer, _at_inference(layer.call)))
+                    stack.enter_context(calling(layer, at_inference(layer.call)))
                 yield
         finally:
             self._silent = ()
@@ -229,9 +236,8 @@ class KerasAdapter(Adapter):
     def _run(self, key, run, inputs, *more):
         """`run` on tensors: (record of `_recorded`, output, gradients). Through one graph for all if `compiled`."""
         import keras
-        import tensorflow as tf
 
-        arguments = (self.tensors(inputs), *tf.nest.map_structure(tf.convert_to_tensor, more))
+        arguments = (self.tensors(inputs), *keras.tree.map_structure(keras.ops.convert_to_tensor, more))
         if not self.compiled:
             return run(*arguments)
         if key not in self._graphs:
@@ -241,10 +247,10 @@ class KerasAdapter(Adapter):
                 raw, output, gradients = run(*arguments)
                 kept["raw"] = raw
                 parts = [part for _, args, kwargs, result in raw.values() for part in (args, kwargs, result)]
-                kept["symbols"] = [x for x in keras.tree.flatten(parts) if tf.is_tensor(x)]
+                kept["symbols"] = [x for x in keras.tree.flatten(parts) if keras.ops.is_tensor(x)]
                 return kept["symbols"], output, gradients
 
-            self._graphs[key] = tf.function(traced, autograph=False), kept
+            self._graphs[key] = self.through_graph(traced), kept
         graph, kept = self._graphs[key]
         values, output, gradients = graph(*arguments)
         known = {id(symbol): value for symbol, value in zip(kept["symbols"], values, strict=True)}
@@ -257,6 +263,12 @@ class KerasAdapter(Adapter):
             for name, (call, args, kwargs, result) in kept["raw"].items()
         }
         return raw, output, gradients
+
+    def through_graph(self, function):
+        """A function of tensors that is traced when it is first called; see `compiled`."""
+        import tensorflow as tf
+
+        return tf.function(function, autograph=False)
 
     def _recorded(self, run):
         """(name -> (layer's call, args, kwargs, result), in the order of completion; what `run` returns)."""
@@ -280,7 +292,7 @@ class KerasAdapter(Adapter):
             for name, layer in self.layers().items():
                 if name:
                     key = f"{name} layer" if name == OUTPUT else name
-                    stack.enter_context(_calling(layer, recording(key, layer)))
+                    stack.enter_context(calling(layer, recording(key, layer)))
             output = run()
         return raw, output
 
@@ -327,13 +339,10 @@ class KerasAdapter(Adapter):
         import keras
 
         members = [name for name in calls if name.startswith(f"{group}_") and "#" not in name]
-        layers = self.layers()
         if not members or group in calls or not isinstance(self.model, keras.Model):
             return
-        first, last = layers[members[0]], layers[members[-1]]
-        try:
-            unit = keras.Model(first.input, last.output)
-        except (AttributeError, ValueError):  # no functional graph, or more than one way in
+        unit = self._unit(members[0], members[-1])
+        if unit is None:
             return
 
         def replay(new):
@@ -347,6 +356,19 @@ class KerasAdapter(Adapter):
         items.insert(place, (group, call))
         calls.clear()
         calls.update(items)
+
+    def _unit(self, first: str, last: str):
+        """The layers from one to another as a model, made once; None where they are none by themselves."""
+        import keras
+
+        if (first, last) not in self._units:
+            layers = self.layers()
+            try:
+                unit = keras.Model(layers[first].input, layers[last].output)
+            except (AttributeError, ValueError):  # no functional graph, or more than one way in
+                unit = None
+            self._units[first, last] = unit
+        return self._units[first, last]
 
 
 def _loss(output, cotangents):
@@ -367,31 +389,3 @@ def _array(tensor) -> np.ndarray:
 
     array = np.asarray(keras.ops.convert_to_numpy(tensor))
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-
-
-@contextlib.contextmanager
-def _calling(layer, call):
-    """Context in which a layer's `call` is another function."""
-    before = vars(layer).get("call")
-    object.__setattr__(layer, "call", call)
-    try:
-        yield
-    finally:
-        if before is None:
-            vars(layer).pop("call", None)
-        else:
-            object.__setattr__(layer, "call", before)
-
-
-def _at_inference(call):
-    """A layer's call with training=False, whatever it is called with."""
-    signature = inspect.signature(call)
-    if "training" not in signature.parameters:
-        return call
-
-    def silent(*args, **kwargs):
-        bound = signature.bind(*args, **kwargs)
-        bound.arguments["training"] = False
-        return call(*bound.args, **bound.kwargs)
-
-    return silent

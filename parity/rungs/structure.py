@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from parity.errors import NOT_COMPARED
-from parity.transfer import match, weights_beside
+from parity.transfer import match, weights_of_both
 
 # Values at which a variable does nothing: a bias of zeros, a norm without scale and offset, untouched statistics.
 NEUTRAL = {"bias": 0.0, "beta": 0.0, "moving_mean": 0.0, "gamma": 1.0, "moving_variance": 1.0}
@@ -26,9 +26,8 @@ def check(reference, candidate, truth=None) -> dict:
     a table of positions), for the other may hold them outside its weights, and the outputs tell whether they are right;
     and where only inference matters, a variable that does nothing (`NEUTRAL`).
     """
-    sides = reference.adapter, candidate.adapter
-    ours, theirs = weights_beside(*sides), weights_beside(*sides[::-1])
-    report = match(reference.adapter, candidate.adapter)
+    ours, theirs = weights = weights_of_both(reference.adapter, candidate.adapter)
+    report = match(reference.adapter, candidate.adapter, weights)
     lonely, idle = [], []
     for weights, others in ((ours, theirs), (theirs, ours)):
         for name in weights.keys() - others.keys():

@@ -4,7 +4,6 @@ import numpy as np
 
 from parity.errors import NOT_COMPARED, eps_of, relative_l2
 from parity.layout import compatible
-from parity.transfer import weights_beside
 from parity.values import rearrangement
 
 
@@ -18,11 +17,8 @@ def check(reference, candidate, truth=None) -> dict:
     ours, theirs = ({name: np.array(weight.array) for name, weight in side.items()} for side in kept)
     inexact = {name for side in kept for name, weight in side.items() if not weight.exact}
     tied = [
-        {n: w.array for n, w in weights_beside(*sides).items() if n not in own}
-        for own, sides in (
-            (ours, (reference.adapter, candidate.adapter)),
-            (theirs, (candidate.adapter, reference.adapter)),
-        )
+        {n: w.array for n, w in side.adapter.tied().items() if n in names and n not in own}
+        for side, own, names in ((reference, ours, theirs), (candidate, theirs, ours))
     ]
     common = [name for name in ours if name in theirs and compatible(ours[name].shape, theirs[name].shape)]
     different = [name for name in common if not _same(ours[name], theirs[name], strict, name in inexact)]

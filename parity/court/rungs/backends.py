@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from parity.adapters.keras import KerasAdapter
+from parity.court import exhibits
 from parity.errors import judge, summarise
 
 BACKENDS = ("jax", "torch")
@@ -90,15 +92,35 @@ def _both(evidence) -> dict[str, np.ndarray]:
     return evidence.activations | {name: array for name, array in training.items() if "moving" not in name}
 
 
+class _OnJax(KerasAdapter):
+    """A model whose passes are compiled whole, as JAX's users do: it would compile every operation by itself."""
+
+    compiled = True
+
+    def through_graph(self, function):
+        import jax
+        import keras
+
+        variables = self.model.variables
+
+        def stateless(values, *arguments):
+            with keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
+                return function(*arguments)
+
+        whole = jax.jit(stateless)
+        return lambda *arguments: whole([variable.value for variable in variables], *arguments)
+
+
 def main(folder: str) -> None:
     """In the other process: run the model, write its activations."""
+    import keras
+
     import keras_stoch
-    from parity.adapters.keras import KerasAdapter
-    from parity.court.exhibits import block_names
 
     folder = Path(folder)
-    adapter = KerasAdapter(keras_stoch.load_model(folder / "model.keras"))
-    adapter.groups = block_names(adapter)
+    kind = _OnJax if keras.backend.backend() == "jax" else KerasAdapter
+    adapter = kind(keras_stoch.load_model(folder / "model.keras"))
+    adapter.groups = exhibits.block_names(adapter)
     inputs, draws = _load(folder / "inputs.npz")
     found = {name: call.output for name, call in adapter.capture(inputs, draws=draws).items()}
     training = adapter.capture(inputs, training=True, draws=draws)
