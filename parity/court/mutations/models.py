@@ -2,11 +2,9 @@
 
 import types
 
-import torch
-from torch import nn
-from torch.nn import functional as F
+from parity.court.mutations.registry import Later, mutation
 
-from parity.court.mutations.registry import mutation
+torch, nn, F = Later("torch"), Later("torch.nn"), Later("torch.nn.functional")
 
 
 def _each(model, kind):

@@ -1,53 +1,11 @@
 """Faults that a careless instrument passes over in silence: small pairs of models, put to `parity.compare`."""
 
-import keras
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
 
-from parity.court.mutations.registry import pair_mutation
+from parity.court.mutations.registry import Later, pair_mutation
 
-L = keras.layers
-
-
-class _Dense(nn.Module):
-    """(B, 6) -> (B, 3) by way of `middle`."""
-
-    def __init__(self, middle):
-        super().__init__()
-        self.a, self.b, self.middle = nn.Linear(6, 8), nn.Linear(8, 3), middle
-
-    def forward(self, x):
-        return self.b(self.middle(self.a(x)))
-
-
-def _dense(middle) -> keras.Model:
-    inputs = keras.Input((6,))
-    layer = middle if isinstance(middle, L.Layer) else L.Activation(middle, name="middle")
-    return keras.Model(inputs, L.Dense(3, name="b")(layer(L.Dense(8, name="a")(inputs))))
-
-
-class _Uncopied(keras.Model):
-    """The same without a config, so that there is no copy in float64."""
-
-    def __init__(self, middle):
-        super().__init__()
-        self.a, self.b, self.middle = L.Dense(8, name="a"), L.Dense(3, name="b"), middle
-        self(np.zeros((1, 6), np.float32))
-
-    def call(self, x, training=False):
-        x = self.a(x)
-        return self.b(self.middle(x))
-
-
-def _chain(*layers) -> keras.Model:
-    """Layers behind a convolution of pixels, named by their places."""
-    inputs = x = keras.Input((8, 8, 3))
-    for place, layer in enumerate(layers):
-        layer.name = str(place)
-        x = layer(x)
-    return keras.Model(inputs, x)
+keras, L, strangers = Later("keras"), Later("keras.layers"), Later("parity.court.mutations.strangers")
+torch, nn, F = Later("torch"), Later("torch.nn"), Later("torch.nn.functional")
 
 
 def _pixels():
@@ -66,40 +24,24 @@ def _():
     return nn.Sequential(nn.Linear(6, 3)), keras.Model(inputs, L.Dense(3, name="0")(norm(inputs))), _numbers(4, 6), {}
 
 
-@keras.saving.register_keras_serializable("parity")
-class _Gain(L.Layer):
-    gain = 1.0
-
-    def call(self, x):
-        return x * self.gain
-
-
-@keras.saving.register_keras_serializable("parity")
-class _Clip(L.Layer):
-    limit = 5.0
-
-    def call(self, x):
-        return keras.ops.clip(x, 0.0, self.limit)
-
-
 @pair_mutation("a factor set after construction", "forward", "middle")
 def _():
-    port = _dense(_Gain(name="middle"))
+    port = strangers.dense(strangers.Gain(name="middle"))
     port.get_layer("middle").gain = 2.0
-    return _Dense(nn.Identity()), port, _numbers(4, 6), {}
+    return strangers.Dense(nn.Identity()), port, _numbers(4, 6), {}
 
 
 @pair_mutation("a limit set after construction, beyond the range of the inputs", "forward", "1")
 def _():
-    port = _chain(L.Conv2D(4, 3), _Clip())
+    port = strangers.chain(L.Conv2D(4, 3), strangers.Clip())
     port.get_layer("1").limit = 4.0
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Hardtanh(0.0, 5.0)), port, _pixels(), {}
 
 
 @pair_mutation("tanh for ReLU behind a dropout that is always on", "determinism", "before b")
 def _():
-    original = _Dense(lambda x: F.dropout(torch.relu(x), 0.5))
-    return original, _Uncopied(keras.ops.tanh), _numbers(4, 6), {}
+    original = strangers.Dense(lambda x: F.dropout(torch.relu(x), 0.5))
+    return original, strangers.Uncopied(keras.ops.tanh), _numbers(4, 6), {}
 
 
 @pair_mutation("tanh for ReLU behind a tensor that is all rounding", "forward", "relu")
@@ -111,7 +53,7 @@ def _():
         def forward(self, x):
             return middle(x)
 
-    class Net(_Dense):
+    class Net(strangers.Dense):
         def __init__(self):
             super().__init__(torch.relu)
             self.rest = Rest()
@@ -120,7 +62,7 @@ def _():
             x = self.a(x)
             return self.b(torch.relu(x + self.rest(x)))
 
-    port = _Uncopied(lambda x: keras.ops.tanh(x + middle(x)))
+    port = strangers.Uncopied(lambda x: keras.ops.tanh(x + middle(x)))
     return Net(), port, _numbers(4, 6), {"training": False}
 
 
@@ -129,20 +71,20 @@ def _beyond(name, original, port):
 
     @pair_mutation(name, "forward", "1")
     def _():
-        return nn.Sequential(nn.AvgPool2d(2), original()), _chain(L.AveragePooling2D(2), port()), _pixels(), {}
+        return nn.Sequential(nn.AvgPool2d(2), original()), strangers.chain(L.AveragePooling2D(2), port()), _pixels(), {}
 
 
-_beyond("ReLU for ReLU6", nn.ReLU6, L.ReLU)
-_beyond("ReLU for a leaky one, on numbers that are positive", lambda: nn.LeakyReLU(0.1), L.ReLU)
+_beyond("ReLU for ReLU6", lambda: nn.ReLU6(), lambda: L.ReLU())
+_beyond("ReLU for a leaky one, on numbers that are positive", lambda: nn.LeakyReLU(0.1), lambda: L.ReLU())
 _beyond("slopes of leaky ReLUs", lambda: nn.LeakyReLU(0.01), lambda: L.LeakyReLU(negative_slope=0.3))
-_beyond("a hard sigmoid without its ends", nn.Hardsigmoid, lambda: L.Lambda(lambda x: x / 6 + 0.5))
+_beyond("a hard sigmoid without its ends", lambda: nn.Hardsigmoid(), lambda: L.Lambda(lambda x: x / 6 + 0.5))
 _beyond("numbers clipped too soon", lambda: nn.Hardtanh(0.0, 8.0), lambda: L.Lambda(lambda x: keras.ops.clip(x, 0, 6)))
 
 
 @pair_mutation("float32 alone, off by 8e-6", "forward", "middle")
 def _():
-    port = _dense(L.Lambda(lambda x: keras.ops.relu(x) * (1 + 8e-6), name="middle"))
-    return _Dense(nn.ReLU()), port, _numbers(64, 6), {"float64": False, "training": False}
+    port = strangers.dense(L.Lambda(lambda x: keras.ops.relu(x) * (1 + 8e-6), name="middle"))
+    return strangers.Dense(nn.ReLU()), port, _numbers(64, 6), {"float64": False, "training": False}
 
 
 @pair_mutation("the second of two outputs", "forward", "squash")
@@ -165,7 +107,7 @@ def _refused(name, words, inputs):
 
     @pair_mutation(name, "refused", words)
     def _():
-        return _Dense(nn.ReLU()), _dense("tanh"), inputs, {}
+        return strangers.Dense(nn.ReLU()), strangers.dense("tanh"), inputs, {}
 
 
 _refused("tanh for ReLU on zeros", "does not vary", np.zeros((4, 6)))

@@ -1,9 +1,28 @@
-"""What a planted fault is, and the list of all."""
+"""What a planted fault is, and the list of all, which can be read without the frameworks that it is about."""
 
+from __future__ import annotations
+
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Later:
+    """A module that is imported as soon as something of it is asked for: who shares out the work needs names alone.
+
+    Args:
+        name: of the module.
+    """
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, name: str):
+        return getattr(importlib.import_module(self._name), name)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 import dataclasses
 
 import numpy as np
-import torch
 
 from parity.court import study
-from parity.court.mutations.registry import MUTATIONS, Mutation, training_mutation
+from parity.court.mutations.registry import MUTATIONS, Later, Mutation, training_mutation
 from parity.court.rungs import optimizer
+
+torch = Later("torch")
 
 
 def _torch_rmsprop(parameters, learning_rate, rho, epsilon, momentum):
