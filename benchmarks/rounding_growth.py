@@ -23,16 +23,16 @@ def main():
     print("|---|---:|---:|---:|---:|---:|")
     for model in options.models:
         ours = exhibits.build("keras_stoch", model, 64, "float64")
-        course = lockstep.make_course(ours, None, 64)
-        arrays = exhibits.randomise(ours, course.take(range(course.batch_size))[0], 0)
+        course = lockstep.make_course(ours, None, 64, model=model)
+        subject = exhibits.build("torch_ref", model, 64, "float64")
+        arrays = exhibits.randomise(subject, course.take(range(course.batch_size))[0], 0)
         rng = np.random.default_rng(0)
         moved = {name: array * (1 + 2.0**-52 * rng.choice([-1, 0, 1], array.shape)) for name, array in arrays.items()}
         for rate in options.rates:
-            taken = dataclasses.replace(course, learning_rate=rate)
+            taken = dataclasses.replace(course, changes=course.changes | {"learning_rate": rate})
             losses = []
             for weights in (arrays, moved):
-                subject = exhibits.build("torch_ref", model, 64, "float64")
-                losses.append(lockstep.follow(subject, weights, taken, masks=True).losses)
+                losses.append(lockstep.follow(exhibits.copied(subject), weights, taken).losses)
             apart = np.maximum.accumulate(np.abs(losses[1] - losses[0]))
             cells = " | ".join(f"{apart[step - 1]:.0e}" for step in (2, 5, 10, 20))
             print(f"| {model} | {rate:g} | {cells} |", flush=True)

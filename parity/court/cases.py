@@ -45,7 +45,7 @@ BACKEND_CASES = (("stem-b0", MODELS["stem-b0"][0]),)
 CHECKS = (*RUNGS, "optimizer", "lockstep", "statistics", "backends")
 # Rungs that need no look at a model chosen by name; asked for when all models are, or by name.
 GENERAL = ("optimizer", "statistics")
-LOCKSTEP = {False: Case(64, 160, "image", EXACT), True: Case(224, 1024, "image", EXACT)}  # small and full
+LOCKSTEP_CASES = {False: Case(64, 160, "image", EXACT), True: Case(224, 1024, "image", EXACT)}  # small and full
 
 
 @dataclass(frozen=True)

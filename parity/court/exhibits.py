@@ -1,5 +1,6 @@
 """The models that `python -m parity run` compares: official, keras_stoch and torch_ref, with equal random weights."""
 
+import copy
 import functools
 import re
 
@@ -141,13 +142,18 @@ def shared(package: str, model: str, size: int, dtype: str, **options) -> Adapte
     return build(package, model, size, dtype, **options)
 
 
-def randomise(adapter: KerasAdapter, inputs, seed: int, draws=None, given=None) -> dict[str, np.ndarray]:
+def copied(adapter: TorchAdapter) -> TorchAdapter:
+    """The same module once more, with weights of its own, in a fraction of the time that one takes to be built."""
+    return TorchAdapter(copy.deepcopy(adapter.model), adapter.name)
+
+
+def randomise(adapter: Adapter, inputs, seed: int, draws=None, given=None) -> dict[str, np.ndarray]:
     """Weights as a trained model might have them: no zeros, no ones, statistics near those of real activations.
 
     Initial weights hide faults: a bias of zero cannot be lost, a scale of one cannot be forgotten.
 
     Args:
-        adapter: the model, whose weights are set.
+        adapter: the model, whose weights are set; the one of `torch_ref` takes a tenth of a Keras model's time.
         inputs: a batch, for statistics near those of real activations.
         seed: of what is drawn.
         draws: of the model, for this batch.
@@ -174,28 +180,34 @@ def randomise(adapter: KerasAdapter, inputs, seed: int, draws=None, given=None) 
             arrays[name] = rng.uniform(0.04, 0.09, shape)
     arrays |= given or {}
     adapter.assign(arrays)
-    norms = [layer for layer in adapter.layers().values() if type(layer).__name__ == "BatchNormalization"]
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:  # without momentum the moving averages become those of this batch
-        layer.momentum = 0.0
-    windows = {name: draw for name, draw in (draws or {}).items() if name != "drop_masks"}
-    with adapter.without_dropout():
-        adapter(inputs, training=True, draws=windows)
-    for layer, momentum in zip(norms, momenta, strict=True):
-        layer.momentum = momentum
-    weights = adapter.weights()
-    for name, weight in weights.items():
-        shape = weight.array.shape
+    batch = batch_statistics(
+        adapter, inputs, {name: draw for name, draw in (draws or {}).items() if name != "drop_masks"}
+    )
+    for name, array in batch.items():
         if name.endswith("/moving_variance"):
             # A channel that hardly varies about a large mean would blow up what the layers before it round off.
-            mean = weights[name.replace("_variance", "_mean")].array
-            arrays[name] = (weight.array + 0.25 * mean**2) * rng.uniform(0.8, 1.25, shape)
+            mean = batch[name.replace("_variance", "_mean")]
+            arrays[name] = (array + 0.25 * mean**2) * rng.uniform(0.8, 1.25, array.shape)
         elif name.endswith("/moving_mean"):
-            std = np.sqrt(weights[name.replace("_mean", "_variance")].array)
-            arrays[name] = weight.array + 0.2 * std * rng.normal(size=shape)
+            std = np.sqrt(batch[name.replace("_mean", "_variance")])
+            arrays[name] = array + 0.2 * std * rng.normal(size=array.shape)
     arrays = {name: np.float32(array).astype(np.float64) for name, array in arrays.items()}
     adapter.assign(arrays)
     return arrays
+
+
+def batch_statistics(adapter: Adapter, inputs, draws) -> dict[str, np.ndarray]:
+    """Mean and variance of this batch at every batch norm, by the names of its moving averages, which are set to zero.
+
+    They are what the averages have moved by, divided by 1 - momentum.
+    """
+    moving = [name for name in adapter.weights(trainable=False) if "/moving_" in name]
+    settings = adapter.settings()
+    adapter.assign({name: np.zeros_like(w.array) for name, w in adapter.weights(False).items() if name in moving})
+    with adapter.without_dropout():
+        adapter.outputs(inputs, training=True, draws=draws)
+    moved = adapter.weights(trainable=False)
+    return {name: moved[name].array / (1 - settings[name.rpartition("/")[0]]["momentum"]) for name in moving}
 
 
 def make_draws(adapter: KerasAdapter, inputs, seed: int) -> dict:

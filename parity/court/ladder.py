@@ -1,21 +1,16 @@
 """Climbs the ladder for every pair of packages: generators that yield verdicts as they are reached."""
 
+import functools
 import time
 from collections.abc import Iterator
 
 from parity import images
 from parity.court import exhibits, lockstep, study
-from parity.court.cases import BACKEND_CASES, DTYPES, LOCKSTEP, MODELS, Case, Options
+from parity.court.cases import BACKEND_CASES, DTYPES, LOCKSTEP_CASES, MODELS, Case, Options
 from parity.court.rungs import RUNGS, backends, optimizer, statistics
 from parity.court.rungs import lockstep as lockstep_rung
 from parity.errors import Row
 from parity.trace import Trace
-
-# Enough to see every epoch's rate and order; the rest to see rounding grow. B4 takes five times as long a step, and the
-# two trainers are the same functions for every model.
-LOCKSTEP_EPOCHS = {"b0": 4}
-LOCKSTEP_EPOCHS_ELSE = 2
-FINE_TUNING_EPOCHS = 2  # one with the first blocks frozen, one without
 
 
 def _row(model, reference, candidate, check, dtype, size, function, *arguments) -> Row:
@@ -26,6 +21,13 @@ def _row(model, reference, candidate, check, dtype, size, function, *arguments) 
     return row
 
 
+@functools.lru_cache(maxsize=4)
+def _batches(folder: str | None, count: int, pixels: int, seeds: tuple[int, ...]) -> tuple:
+    """Batches of square images, made once a process: five cases see the same at 1024 pixels."""
+    paths = images.find_images(folder) if folder else None
+    return tuple(images.make_batches(paths, count, (pixels, pixels), seeds))
+
+
 def compare_model(model: str, case: Case, options: Options) -> Iterator[Row]:
     """One model at one size, every pair: float64 first, which then is the truth for float32.
 
@@ -33,7 +35,7 @@ def compare_model(model: str, case: Case, options: Options) -> Iterator[Row]:
     """
     seeds = range(options.seed, options.seed + options.steps)
     pixels = case.high_res or case.low_res
-    batches = images.make_batches(options.paths(), options.batch, (pixels, pixels), seeds)
+    batches = list(_batches(options.images, options.batch, pixels, tuple(seeds)))
     if case.high_res is not None:
         batches = [exhibits.with_detail(batch, case.low_res) for batch in batches]
     arrays, draws, truth = None, None, {}
@@ -42,7 +44,7 @@ def compare_model(model: str, case: Case, options: Options) -> Iterator[Row]:
         adapters = {p: exhibits.shared(p, model, case.low_res, dtype, **case.options) for p in packages}
         if arrays is None:
             draws = exhibits.make_draws(adapters["keras_stoch"], batches[0], options.seed)
-            arrays = exhibits.randomise(adapters["keras_stoch"], batches[0], options.seed, draws)
+            arrays = exhibits.randomise(adapters["torch_ref"], batches[0], options.seed, draws)
         traces = {}
         for package, adapter in adapters.items():
             adapter.assign(arrays)
@@ -72,13 +74,13 @@ def compare_optimizers(options: Options) -> Iterator[Row]:
 
 def compare_lockstep(model: str, options: Options) -> Iterator[Row]:
     """All packages train one model side by side, with everything that is drawn given to them."""
-    case = LOCKSTEP[options.full]
+    case = LOCKSTEP_CASES[options.full]
     if MODELS[model][0].high_res is None:
         case = case._replace(high_res=None)
-    epochs = LOCKSTEP_EPOCHS.get(model, LOCKSTEP_EPOCHS_ELSE)
+    length = lockstep.LENGTHS.get(model, lockstep.FEW_STEPS)
     for reference, candidate in exhibits.pairs(model):
         start = time.perf_counter()
-        common = (model, case.low_res, tuple(case.options.items()), epochs, options.seed, options.images)
+        common = (model, case.low_res, tuple(case.options.items()), length, options.seed, options.images)
         sides = [lockstep.track(package, *common) for package in (reference, candidate)]
         row = _row(model, reference, candidate, "lockstep", "float64", str(case), lockstep_rung.check, *sides)
         row.seconds = round(time.perf_counter() - start, 3)
@@ -87,10 +89,10 @@ def compare_lockstep(model: str, options: Options) -> Iterator[Row]:
 
 def compare_fine_tuning(options: Options) -> Iterator[Row]:
     """All packages fine-tune b0 side by side, each from the same file of official weights that it reads for itself."""
-    case = LOCKSTEP[options.full]
+    case = LOCKSTEP_CASES[options.full]
     for reference, candidate in exhibits.pairs("b0"):
         start = time.perf_counter()
-        common = ("b0", case.low_res, (), FINE_TUNING_EPOCHS, options.seed, options.images, "fine-tune")
+        common = ("b0", case.low_res, (), lockstep.FINE_TUNING, options.seed, options.images, "fine-tune")
         sides = [lockstep.track(package, *common) for package in (reference, candidate)]
         size = f"{case.low_res}, fine-tune"
         row = _row("b0", reference, candidate, "lockstep", "float64", size, lockstep_rung.check, *sides)

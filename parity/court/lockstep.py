@@ -5,10 +5,12 @@ is each side's own: the order of an epoch, the rate of a step, the loss, the gra
 """
 
 import contextlib
+import dataclasses
 import functools
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +30,23 @@ FINE_TUNE = {
 CHANGES = {"paper": PAPER, "fine-tune": FINE_TUNE}
 
 
+class Length(NamedTuple):
+    """How long a course is, and who takes its steps as a graph, to trace which costs as much as a dozen without."""
+
+    epochs: int
+    batches: int
+    compiled: tuple[str, ...] = ("official", "keras_stoch")
+
+
+# The two trainers are the same functions for every model. With B0 they take as many steps as rounding needs to grow, as
+# graphs, which is how people train. With the others they take as many as every planted fault of a trainer needs to
+# show: a second epoch, and in each a step behind the first.
+LENGTHS = {"b0": Length(4, 5)}
+FEW_STEPS = Length(2, 2, compiled=())
+# An epoch with the first blocks frozen and one without, of which each has a graph.
+FINE_TUNING = Length(2, 5, compiled=("keras_stoch",))
+
+
 @dataclass(frozen=True)
 class Course:
     """Images and draws of a number of epochs.
@@ -41,6 +60,7 @@ class Course:
         recipe: name of the recipe, the same in both packages.
         changes: of its fields; see `PAPER`.
         model: the architecture, which tells where blocks are.
+        compiled: whether `KerasTrainer` takes its steps as a graph.
     """
 
     inputs: np.ndarray | dict
@@ -51,6 +71,7 @@ class Course:
     recipe: str = "paper"
     changes: dict = field(default_factory=lambda: dict(PAPER))
     model: str = "b0"
+    compiled: bool = True
 
     @property
     def steps_per_epoch(self) -> int:
@@ -74,7 +95,7 @@ class Course:
 
 
 def make_course(
-    adapter: Adapter, paths, low_res, high_res=None, *, batch_size=4, epochs=4, batches=5, seed=0, recipe="paper", model
+    adapter: Adapter, paths, low_res, high_res=None, *, batch_size=4, length=None, seed=0, recipe="paper", model
 ) -> Course:
     """A course for models like `adapter`.
 
@@ -83,19 +104,20 @@ def make_course(
         paths: photographs, or None for structured pictures.
         low_res, high_res: sides in pixels.
         batch_size: images per step.
-        epochs, batches: how many, and how many batches in each.
+        length: epochs, and batches in each; those of B0 by default.
         seed: of everything.
         recipe: name of the recipe; a balanced one is given a fifth of malignant images.
         model: the architecture.
     """
-    side = high_res or low_res
-    (pixels,) = images.make_batches(paths, batch_size * batches, (side, side), [seed])
+    side, length = high_res or low_res, length or LENGTHS["b0"]
+    (pixels,) = images.make_batches(paths, batch_size * length.batches, (side, side), [seed])
     inputs = pixels if high_res is None else exhibits.with_detail(pixels, low_res)
     share = 2 if recipe == "paper" else 5
     targets = np.random.default_rng(seed).permutation(np.arange(len(pixels)) % share == 1).astype(np.int64)
     course = Course(inputs, targets, [], seed, batch_size, recipe, dict(CHANGES[recipe]), model)
     first, _ = course.take(np.arange(batch_size))
-    course.draws.extend(exhibits.make_draws(adapter, first, [seed, step]) for step in range(epochs * batches))
+    steps = range(length.epochs * length.batches)
+    course.draws.extend(exhibits.make_draws(adapter, first, [seed, step]) for step in steps)
     return course
 
 
@@ -134,12 +156,17 @@ class KerasTrainer:
 
         batch = tf.nest.map_structure(tensor, (inputs, np.float64(targets), draws))
         place, self.taken = self.taken % self.course.steps_per_epoch, self.taken + 1
-        with keras_precision("float64"):
-            if place == 0:
-                self.engine.begin_epoch(epoch)
-            else:
-                self.engine.begin_step(epoch, place)
-            loss, _, _ = self.engine.train_step(batch)
+        before = tf.config.functions_run_eagerly()
+        tf.config.run_functions_eagerly(not self.course.compiled)
+        try:
+            with keras_precision("float64"):
+                if place == 0:
+                    self.engine.begin_epoch(epoch)
+                else:
+                    self.engine.begin_step(epoch, place)
+                loss, _, _ = self.engine.train_step(batch)
+        finally:
+            tf.config.run_functions_eagerly(before)
         return float(loss)
 
     def averaged(self):
@@ -247,7 +274,7 @@ class Track:
 
 
 @contextlib.contextmanager
-def _graphs_as_written():
+def graphs_as_written():
     """Context without TensorFlow's rewriting of graphs (Grappler), which takes about as long as 20 steps."""
     import tensorflow as tf
 
@@ -282,7 +309,7 @@ def follow(
         _load(adapter, file)
     trainer = (KerasTrainer if adapter.framework == "keras" else TorchTrainer)(adapter, course)
     spoil(trainer)
-    with _graphs_as_written():
+    with graphs_as_written():
         losses = train(trainer, course, through)
     weights = {name: np.array(weight.array) for name, weight in adapter.weights().items()}
     if trainer.recipe.average:
@@ -311,14 +338,16 @@ def _write_official(model: str, low_res: int, arrays: dict, file: Path):
 
 
 @functools.lru_cache(maxsize=4)
-def start(model: str, low_res: int, options: tuple, epochs: int, seed: int, folder: str | None, recipe: str = "paper"):
+def start(
+    model: str, low_res: int, options: tuple, length: Length, seed: int, folder: str | None, recipe: str = "paper"
+):
     """(course, initial weights by name) for one model, equal for every package.
 
     Args:
         model: architecture.
         low_res: side in pixels.
         options: items of what else `create_model` takes.
-        epochs: of the course.
+        length: of the course.
         seed: of everything.
         folder: of photographs, or None.
         recipe: name of the recipe.
@@ -326,9 +355,10 @@ def start(model: str, low_res: int, options: tuple, epochs: int, seed: int, fold
     ours = exhibits.shared("keras_stoch", model, low_res, "float64", **dict(options))
     paths = images.find_images(folder) if folder else None
     sizes = (low_res, dict(options).get("high_res"))
-    course = make_course(ours, paths, *sizes, seed=seed, epochs=epochs, recipe=recipe, model=model)
+    course = make_course(ours, paths, *sizes, seed=seed, length=length, recipe=recipe, model=model)
     first, _ = course.take(range(course.batch_size))
-    return course, exhibits.randomise(ours, first, seed, course.draws[0])
+    theirs = exhibits.build("torch_ref", model, low_res, "float64", **dict(options))
+    return course, exhibits.randomise(theirs, first, seed, course.draws[0])
 
 
 @functools.lru_cache(maxsize=8)
@@ -337,7 +367,7 @@ def track(
     model: str,
     low_res: int,
     options: tuple,
-    epochs: int,
+    length: Length,
     seed: int,
     folder: str | None,
     recipe: str = "paper",
@@ -346,7 +376,8 @@ def track(
 
     Fine-tuning starts from a file of official weights, which every package reads for itself.
     """
-    course, arrays = start(model, low_res, options, epochs, seed, folder, recipe)
+    course, arrays = start(model, low_res, options, length, seed, folder, recipe)
+    course = dataclasses.replace(course, compiled=package in length.compiled)
     make = exhibits.build if package == "torch_ref" else exhibits.shared
     adapter = make(package, model, low_res, "float64", **dict(options))
     if recipe == "paper" or package == "official":

@@ -12,13 +12,13 @@ from parity.environment import import_tensorflow_quietly
 from parity.errors import Row
 
 # About how many seconds a job takes on one core (two of an AMD EPYC, November 2026), for the time left and for what to
-# begin with. Nothing depends on their being right.
+# begin with. Nothing depends on their being right. Of a model: at one size in one type.
 SECONDS = {
-    "b0": 22, "b0-stem64": 18, "b4": 45, "stem-b0": 30, "stem-b4": 50, "skip-b0": 35, "split-b0": 50,
-    "lockstep b0": 45, "lockstep b0-stem64": 30, "lockstep b4": 110, "lockstep stem-b0": 35,
-    "lockstep stem-b4": 75, "lockstep skip-b0": 35, "lockstep split-b0": 45,
-    "lockstep fine-tune": 60,
-    "backends": 90, "optimizer": 8, "sample": 70, "fault": 2, "fault of training": 6, "correct port": 5,
+    "b0": 15, "b0-stem64": 10, "b4": 45, "stem-b0": 14, "stem-b4": 30, "skip-b0": 22, "split-b0": 22,
+    "lockstep b0": 32, "lockstep b0-stem64": 8, "lockstep b4": 35, "lockstep stem-b0": 12,
+    "lockstep stem-b4": 22, "lockstep skip-b0": 14, "lockstep split-b0": 16,
+    "lockstep fine-tune": 55,
+    "backends": 50, "optimizer": 8, "sample": 70, "fault": 2, "fault of training": 2, "correct port": 3,
 }  # fmt: skip
 
 
@@ -69,21 +69,20 @@ def ladder_jobs(options: Options) -> list[Job]:
         if checks & {*RUNGS, "backends"}:
             for case in MODELS[model]:
                 heard = checks & set(RUNGS) or (model, case) in BACKEND_CASES
-                seconds = (
-                    SECONDS[model] + ("backends" in checks and (model, case) in BACKEND_CASES) * SECONDS["backends"]
-                )
+                seconds = SECONDS[model] * len(case.dtypes)
+                if "backends" in checks and (model, case) in BACKEND_CASES:
+                    seconds += SECONDS["backends"]
                 if heard:
                     title = f"{model} at {case}"
                     found.append(Job(ladder.compare_model, (model, case, options), title, seconds, title))
         if "lockstep" in checks:
             title = f"lockstep {model}"
-            key = "b0 at 64" if model == "b0" else title
-            found.append(Job(ladder.compare_lockstep, (model, options), key, SECONDS[title], title))
+            found.append(Job(ladder.compare_lockstep, (model, options), f"{model} at 64", SECONDS[title], title))
     if "lockstep" in checks and "b0" in options.models:
         title = "lockstep fine-tune"
         found.append(Job(ladder.compare_fine_tuning, (options,), "b0 at 64", SECONDS[title], title))
     if "optimizer" in checks:
-        found.append(Job(ladder.compare_optimizers, (options,), "", SECONDS["optimizer"], "optimizer"))
+        found.append(Job(ladder.compare_optimizers, (options,), "optimizer", SECONDS["optimizer"], "optimizer"))
     return found
 
 
@@ -92,7 +91,7 @@ def fault_jobs(names=None, folder: str | None = None, seed: int = 0) -> list[Job
     groups = {}
     for item in trials.chosen(names):
         if item.name not in RUNS:
-            key = "pairs" if item.pair else "b0 at 64" if item.model == "b0" else f"{item.model} at 64"
+            key = "pairs" if item.pair else "optimizer" if item.optimizer else f"{item.model} at 64"
             groups.setdefault((key, bool(item.trainer)), []).append(item.name)
     found = []
     for (key, training), chosen in groups.items():

@@ -6,20 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import keras
 import numpy as np
-import torch
-from torch import nn
 
 from parity import comparison, diagnosis, images
 from parity.court import exhibits, lockstep, study
-from parity.court.ladder import FINE_TUNING_EPOCHS, LOCKSTEP_EPOCHS
 from parity.court.mutations import CAUSES, MUTATIONS, RUNS, Mutation
 from parity.court.rungs import RUNGS, optimizer, statistics
 from parity.court.rungs import lockstep as lockstep_rung
 from parity.errors import Row
 from parity.trace import Trace, pair_values
-from torch_ref.architectures import ARCHITECTURES
 
 SIZE, HIGH_RES = 64, 160  # pixels; small, for a fault does not care
 
@@ -83,6 +78,8 @@ class Trial:
     """Judges `torch_ref` models against one `keras_stoch` model, whose trace is made once for each set of weights."""
 
     def __init__(self, model: str = "b0", seed: int = 0, paths=None, batch: int = 2, steps: int = 2):
+        from torch_ref.architectures import ARCHITECTURES
+
         self.model = model
         self.options = {}
         if ARCHITECTURES[model].join is None:
@@ -92,20 +89,20 @@ class Trial:
             self.batches = [exhibits.with_detail(pictures, SIZE) for pictures in large]
             self.options = {"high_res": HIGH_RES, "window_sharing": "image"}
         self.keras = exhibits.shared("keras_stoch", model, SIZE, "float64", **self.options)
+        self.port = exhibits.build("torch_ref", model, SIZE, "float64", **self.options)
         self.reseed(seed)
 
     def reseed(self, seed: int, given=None) -> None:
         """New random weights, but those given, new masks and directions; the images stay."""
         self.seed = seed
         self.draws = exhibits.make_draws(self.keras, self.batches[0], seed)
-        self.arrays = exhibits.randomise(self.keras, self.batches[0], seed, self.draws, given)
+        self.arrays = exhibits.randomise(self.port, self.batches[0], seed, self.draws, given)
         self.reference = Trace(self.keras, self.batches, self.draws, seed, dropout=True)
 
-    def judge(self, apply: Callable[[nn.Module], None] = lambda model: None) -> dict[str, dict]:
+    def judge(self, apply: Callable = lambda model: None) -> dict[str, dict]:
         """Verdicts by rung on a fresh port, broken by `apply`, up to the first that fails."""
         self.keras.assign(self.arrays)  # the model is shared
-        adapter = exhibits.build("torch_ref", self.model, SIZE, "float64", **self.options)
-        adapter.assign(self.arrays)
+        adapter = exhibits.copied(self.port)
         apply(adapter.model)
         candidate = Trace(adapter, self.batches, self.draws, self.seed, dropout=True)
         verdicts = {}
@@ -143,14 +140,15 @@ class LockstepTrial:
 
     EPOCHS = 2  # of the course; every planted fault shows by then
 
-    def __init__(self, seed: int = 0, folder: str | None = None, model: str = "b0", recipe: str = "paper"):
+    def __init__(self, seed=0, folder: str | None = None, model: str = "b0", recipe: str = "paper", length=None):
         self.model = model
-        epochs = LOCKSTEP_EPOCHS.get(model, self.EPOCHS) if recipe == "paper" else FINE_TUNING_EPOCHS
-        common = (model, SIZE, (), epochs, seed, folder, recipe)
+        length = length or (lockstep.LENGTHS["b0"] if recipe == "paper" else lockstep.FINE_TUNING)
+        common = (model, SIZE, (), length, seed, folder, recipe)
         whole, self.arrays = lockstep.start(*common)
         steps = self.EPOCHS * whole.steps_per_epoch
         self.course = dataclasses.replace(whole, draws=whole.draws[:steps])
         self.reference = lockstep.track("keras_stoch", *common).cut(steps)
+        self.port = exhibits.build("torch_ref", model, SIZE, "float64")
 
     def judge(self, spoil=lambda trainer: None) -> dict[str, dict]:
         """The verdict of the lockstep rung on a fresh port, trained by a trainer that `spoil` has broken.
@@ -162,13 +160,15 @@ class LockstepTrial:
         def parted(losses):
             return not abs(losses[-1] - expected[len(losses) - 1]) <= lockstep_rung.TOLERANCE
 
-        adapter = exhibits.build("torch_ref", self.model, SIZE, "float64")
-        track = lockstep.follow(adapter, self.arrays, self.course, spoil, parted)
+        track = lockstep.follow(exhibits.copied(self.port), self.arrays, self.course, spoil, parted)
         return {"lockstep": lockstep_rung.check(self.reference.cut(len(track.losses)), track)}
 
 
 def judge_pair(item: Mutation) -> dict[str, dict]:
     """The verdict of `parity.compare` on a pair of strangers with a fault: that of the lowest rung that failed."""
+    import keras
+    import torch
+
     keras.utils.set_random_seed(0)
     torch.manual_seed(0)
     reference, candidate, inputs, options = item.pair()
@@ -257,14 +257,16 @@ def _outcome(name, verdicts, seconds) -> Outcome:
 def acquit(seeds, folder: str | None = None) -> Iterator[Acquittal]:
     """Judges correct ports, each with other weights, masks and directions."""
     trial = _trial("b0", folder)
-    trial.keras.compiled = True
+    trial.keras.compiled = True  # two dozen passes of one model are worth a graph
     # A graph holds the normalisation of the input as constants, so that stays as it is.
     normalization = {name: array for name, array in trial.arrays.items() if name.startswith("normalization/")}
     try:
         for seed in seeds:
             start = time.perf_counter()
-            trial.reseed(seed, normalization)
-            failed = {rung: v.get("first_divergence") for rung, v in trial.judge().items() if not v["passed"]}
+            with lockstep.graphs_as_written():
+                trial.reseed(seed, normalization)
+                verdicts = trial.judge()
+            failed = {rung: v.get("first_divergence") for rung, v in verdicts.items() if not v["passed"]}
             yield Acquittal(seed, failed, time.perf_counter() - start)
     finally:
         trial.keras.compiled = False
