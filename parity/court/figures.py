@@ -30,7 +30,8 @@ def _lockstep_figure(rows) -> str:
     from matplotlib.figure import Figure
 
     pairs = list(dict.fromkeys((row.reference, row.candidate) for row in rows))
-    models = list(dict.fromkeys(row.model for row in rows))
+    # A model may have been trained in more ways than one, which its size tells.
+    models = list(dict.fromkeys((row.model, row.size) for row in rows))
     figure = Figure(figsize=(12.4, 3.6), layout="constrained")
     panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
     for axes, pair in zip(panels, pairs, strict=True):
@@ -38,9 +39,9 @@ def _lockstep_figure(rows) -> str:
             if (row.reference, row.candidate) == pair:
                 values = np.array([e[1] for e in row.details["errors"]], float)
                 steps = np.arange(1, len(values) + 1)
-                axes.plot(
-                    steps, np.maximum(values, 1e-17), color=f"C{models.index(row.model)}", lw=1.4, label=row.model
-                )
+                colour = f"C{models.index((row.model, row.size))}"
+                label = f"{row.model} {row.size}".strip()
+                axes.plot(steps, np.maximum(values, 1e-17), color=colour, lw=1.4, label=label)
         axes.axhline(rows[0].tolerance, color="#b3261e", lw=1, ls=":")
         axes.set_xticks([1, 5, 10, 15, 20])
         axes.set_yscale("log")

@@ -32,13 +32,15 @@ padding:8px 12px;margin:6px 0;border-radius:4px;overflow-wrap:anywhere;font-size
 .card.bad{border-color:var(--bad);background:#fdf0ef}.card.maybe{border-color:#9a6b00;background:#fdf7e8}
 .card>div:first-child{font-weight:600}.card>div:first-child span{display:block;font-weight:400;font-size:12.5px}
 .cause{border-top:1px solid var(--line);padding:4px 0 8px}.cause h3{margin:10px 0 0;font-size:16px}
+.mend{max-width:none;overflow-wrap:anywhere}
 .sides{display:grid;grid-template-columns:1fr 1fr;gap:12px}.sides>div{min-width:0}
 pre{font-size:12.5px;background:var(--soft);padding:8px 10px;border-radius:4px;overflow-x:auto;margin:4px 0;
 white-space:pre-wrap;overflow-wrap:anywhere}
 nav{margin:12px 0}nav a{color:inherit;white-space:nowrap}
 @media(max-width:700px){.ladder thead{display:none}.ladder tr{display:block;border:1px solid var(--line);margin:6px 0;
 padding:4px}.ladder td{display:inline-block;border:0;padding:1px 6px;white-space:normal}
-.ladder td.n::before{content:attr(data-rung) " ";color:var(--dim);font-weight:400}.ladder td.none{display:none}
+.ladder td.n::before{content:attr(data-rung) " ";color:var(--dim);font-weight:400}
+.ladder td.none,.ladder td:empty{display:none}
 body{padding:14px}.sides,.card{grid-template-columns:1fr}figure{overflow-x:auto}
 figure svg{min-width:720px}}
 code{font-size:12.5px;background:var(--soft);padding:1px 4px;border-radius:3px}
@@ -101,11 +103,13 @@ def ladder(rows: list[Row], apart=()) -> str:
     others = "".join(
         f"<tr><td>{row.check}<td>{html.escape(row.model)} {html.escape(row.size)}"
         f"<td>{html.escape(row.reference)} ~ {html.escape(row.candidate)}<td>{row.dtype}{_cell(row)}"
-        f"<td class=n>{number(row.tolerance)}<td><code>{html.escape(row.worst or '-')}</code>"
+        f"<td class=n data-rung=allowed>{number(row.tolerance)}<td><code>{html.escape(row.worst or '-')}</code>"
         for row in rows
         if row.check in apart
     )
-    return tables + (table("rung|what|pair|type|error|allowed|worst", others) if others else "")
+    if others:
+        tables += table("rung|what|pair|type|error|allowed|worst", others).replace("<table>", "<table class=ladder>")
+    return tables
 
 
 def _cell(row: Row) -> str:
@@ -140,7 +144,8 @@ def worst_tensors(rows: list[Row], count: int = 15) -> str:
     body = "".join(
         f"<tr><td><code>{html.escape(name)}</code><td>{html.escape(row.model)} {html.escape(row.size)}"
         f"<td>{html.escape(row.reference)} ~ {html.escape(row.candidate)}<td>{row.check}<td>{row.dtype}"
-        f"<td class=n>{number(value)}<td class=n>{number(allowed)}<td class=n>{share:.2f}<td class=n>{number(max_abs)}"
+        f"<td class=n>{number(value)}<td class=n>{number(allowed)}"
+        f"<td class=n>{f'{share:.2f}' if share < 1000 else number(share)}<td class=n>{number(max_abs)}"
         for share, row, name, value, allowed, max_abs in found[:count]
     )
     return table("tensor|model|pair|rung|type|error|allowed|share|largest difference", body)

@@ -3,6 +3,7 @@
 import html
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -198,8 +199,14 @@ def _names(report) -> tuple[str, str]:
 
 def _cause(place: int, finding, scope, sides) -> str:
     e = html.escape
-    says = finding.says[:1].upper() + finding.says[1:] or "No cure that was tried heals it."
+    cause = finding.cause
+    # What mends it stands by itself, as the code that it is.
+    says = finding.says if cause is None else str(replace(cause, keras="", torch=""))
+    says = says[:1].upper() + says[1:] or "No cure that was tried heals it."
     parts = [f"<section class=cause><h3>{place}. <code>{e(finding.name)}</code></h3><p>{e(says)}</p>"]
+    for framework, code in (("Keras", cause.keras), ("PyTorch", cause.torch)) if cause is not None else ():
+        if code:
+            parts.append(f"<p class=mend><span class=dim>In {framework}</span> <code>{e(code)}</code></p>")
     if finding.place is not None:
         told = []
         for number_, role in enumerate(("reference", "candidate")):
