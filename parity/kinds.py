@@ -145,7 +145,25 @@ def settings(layer, framework: str) -> dict:
         return {}
     rates = (getattr(layer, name, None) for name in _RATES)
     rate = next((rate for rate in rates if isinstance(rate, int | float)), None)
-    return {} if rate is None else {"rate": rate}
+    dropped = _dropped(layer, framework)
+    return ({} if rate is None else {"rate": rate}) | ({"drops": dropped} if dropped and rate else {})
+
+
+def _dropped(layer, framework: str) -> str:
+    """What a layer drops at once, as far as its class tells; "" if it does not."""
+    names = [cls.__name__ for cls in type(layer).__mro__]
+    own = type(layer).__module__.partition(".")[0] == framework
+    shape = getattr(layer, "noise_shape", None)
+    if isinstance(shape, tuple | list) and "Dropout" in names:
+        kept = [axis for axis, size in enumerate(shape) if size != 1]
+        return {(0,): "whole examples", (0, len(shape) - 1): "whole channels"}.get(tuple(kept), f"shape {tuple(shape)}")
+    if own and re.fullmatch(r"SpatialDropout\dD|Dropout\dd", names[0]):
+        return "whole channels"
+    if own and names[0] == "Dropout":
+        return "single numbers"
+    # torchvision's may drop whole batches, which it tells.
+    paths = re.search(r"(?i)drop_?path|stochastic_?depth|drop_?connect", names[0])
+    return "whole examples" if paths and getattr(layer, "mode", "row") == "row" else ""
 
 
 def as_float32(values) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import inspect
 import marshal
 import warnings
 
@@ -53,11 +54,24 @@ def rebuilt(model, layers: list, call=None):
                 call(clone)
     if [v.shape for v in clone.weights] != [v.shape for v in model.weights]:
         raise ValueError("what its config makes has other weights")
+    _restore_functions(model, clone)
     clone.set_weights([np.asarray(v.value, None) for v in model.weights])
     for layer in clone._flatten_layers():
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()
     return clone
+
+
+def _restore_functions(model, clone) -> None:
+    """Gives a copy the model's own functions: keras.ops.gelu is no keras.activations.gelu, whatever a config says."""
+    own, copies = (list(side._flatten_layers(include_self=False)) for side in (model, clone))
+    if [(type(a), a.name) for a in own] != [(type(b), b.name) for b in copies]:
+        return
+    for layer, copy in zip(own, copies, strict=True):
+        for name in ("activation", "recurrent_activation"):
+            function = getattr(layer, name, None)
+            if inspect.isfunction(function) and getattr(copy, name, None) is not function:
+                setattr(copy, name, function)
 
 
 def _classes(layers) -> dict:
@@ -76,10 +90,13 @@ def _functions(layers) -> dict:
     for layer in layers:
         for name in FUNCTIONS:
             function = getattr(layer, name, None)
-            if getattr(function, "__name__", "") != "<lambda>":
-                continue
-            if found.setdefault(_name_of(function.__code__), function) is not function:
-                raise ValueError(f"two functions of one line, {function.__code__.co_firstlineno}, have no names")
+            told = getattr(function, "__qualname__", "")
+            if told.endswith("<lambda>"):
+                if found.setdefault(_name_of(function.__code__), function) is not function:
+                    raise ValueError(f"two functions of one line, {function.__code__.co_firstlineno}, have no names")
+            # One inside of another is in a config by a name that leads nowhere.
+            elif "<locals>" in told and found.setdefault(function.__name__, function) is not function:
+                raise ValueError(f"two functions inside of others have the name {function.__name__}")
     return found
 
 

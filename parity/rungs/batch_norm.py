@@ -1,6 +1,7 @@
 """Rung 5: outputs in training mode (batch statistics), and the moving averages after several steps."""
 
 from parity.errors import relative_l2, summarise
+from parity.rungs.dropping import idle
 from parity.trace import is_output, judge_sides
 
 UNBIASED = "torch keeps the unbiased variance of a batch, Keras the biased one"
@@ -33,6 +34,14 @@ def check(reference, candidate, truth=None) -> dict:
         result["first_divergence"] = first.rsplit("/", 1)[0]
     if cut:
         result.setdefault("details", {})["cut"] = cut
+    asleep = idle(reference, candidate)
+    if asleep:
+        layer, role = asleep[0]
+        result.pop("status", None)
+        result.setdefault("details", {})["idle"] = asleep
+        told = f"{layer} drops nothing in training in the {role}, though it has a rate"
+        result |= {"passed": False, "first_divergence": result.get("first_divergence") or layer,
+                   "message": "; ".join(filter(None, (result.get("message"), told)))}  # fmt: skip
     if known:
         result.setdefault("details", {})["known"] = known
         names = ", ".join(name.rsplit("/", 1)[0] for name, _ in known[:3]) + (", ..." if len(known) > 3 else "")

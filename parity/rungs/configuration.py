@@ -5,7 +5,7 @@ import math
 from parity.rungs.structure import neutral
 
 # What does not matter to a model that is only served.
-TRAINING_ONLY = ("momentum", "rate")
+TRAINING_ONLY = ("momentum", "rate", "drops")
 
 
 def check(reference, candidate, truth=None) -> dict:

@@ -1,0 +1,38 @@
+"""Does what should drop in training drop there? Dropout itself is switched off wherever numbers are compared."""
+
+import numpy as np
+
+
+def idle(reference, candidate) -> list[tuple[str, str]]:
+    """Layers with a rate that hand on what they are given in training mode, on the one side on which there are such.
+
+    What drops also scales what it keeps: one that acts never gives back its inputs, however little it drops.
+
+    Args:
+        reference, candidate: traces.
+
+    Returns:
+        (canonical name of the layer, "reference" or "candidate") of each; [] where nothing can be told.
+    """
+    sides = (reference, candidate)
+    if any(side.dropout or side.adapter.recorded or side.adapter.opaque for side in sides):
+        return []
+    rated = [{name for name, facts in side.adapter.settings().items() if facts.get("rate", 0) > 0} for side in sides]
+    if not all(rated):
+        return []
+    found = [_idle(side, names) for side, names in zip(sides, rated, strict=True)]
+    if None in found or all(found):
+        return []
+    return [(name, role) for names, role in zip(found, ("reference", "candidate"), strict=True) for name in names]
+
+
+def _idle(side, names: set[str]) -> list[str] | None:
+    """Of some layers those that change nothing in training mode; None if none of them was seen at work."""
+    with side.adapter.preserved(trainable=False):
+        calls = side.adapter.capture(side.batches[0], training=True)
+    seen = {}
+    for name, call in calls.items():
+        layer = name.partition("#")[0]
+        if layer in names and call.inputs and call.inputs[0].any() and call.output.shape == call.inputs[0].shape:
+            seen[layer] = seen.get(layer, True) and np.array_equal(call.output, call.inputs[0])
+    return [name for name, same in seen.items() if same] if seen else None
