@@ -64,6 +64,10 @@ def findings(rows: list[Row], reference, candidate, notes: list[str]) -> list[Fi
         names = rows["weights"].details["different"]
         told = weights.explain(reference.adapter, candidate.adapter, names)
         found += [Finding(name, f"{says}.") for name, says in told.items()]
+    if "batch_norm" in rows:
+        for layer, role in rows["batch_norm"].details.get("idle", ()):
+            other = "reference" if role == "candidate" else "candidate"
+            found.append(Finding(layer, f"the {role} drops nothing in training, where the {other} does."))
     double = all(side.adapter.dtype == "float64" for side in (reference, candidate))  # else rounding hides what is what
     if "forward" in rows and not double and not any(side.adapter.opaque for side in (reference, candidate)):
         notes.append("Causes of operations are looked for between copies in float64 only.")
@@ -71,8 +75,15 @@ def findings(rows: list[Row], reference, candidate, notes: list[str]) -> list[Fi
     if "forward" in rows and candidate.parted is not None and double:
         with _told(notes):
             places = _places(candidate.parted, reference, candidate)
+            shown = {(f.name, f.cause.setting): f.place for f in places if _told_as_setting(f, rows)}
+            found = [_at(finding, shown) for finding in found]
             # What the weights or settings of a layer explain needs no second cause.
-            found += [f for f in places if f.says or not any(_within(f.name, layer) for layer in known)]
+            found += [
+                f
+                for f in places
+                if (f.says and not _told_as_setting(f, rows))
+                or (not f.says and not any(_within(f.name, layer) for layer in known))
+            ]
     elif "forward" not in rows and "batch_norm" in rows and double:
         with _told(notes):
             found += [f for f in _trained(reference, candidate) if f.name.partition("#")[0] not in known]
@@ -83,6 +94,22 @@ def findings(rows: list[Row], reference, candidate, notes: list[str]) -> list[Fi
                 rows["gradients"].message = "; ".join(filter(None, (rows["gradients"].message, str(back))))
                 found += [Finding(back.name, f"{back}: {back.says}")] if back.says else []
     return found
+
+
+def _at(finding: Finding, shown: dict) -> Finding:
+    """A setting that differs, with the place where that was seen."""
+    for (name, setting), place in shown.items():
+        if finding.name == name and finding.place is None and finding.says.startswith(f"{setting} is "):
+            return replace(finding, place=place)
+    return finding
+
+
+def _told_as_setting(finding: Finding, rows: dict[str, Row]) -> bool:
+    """Whether a cause says of a layer what its settings say already."""
+    if finding.cause is None or not finding.cause.setting or "configuration" not in rows:
+        return False
+    differences = rows["configuration"].details["differences"]
+    return any(difference[:2] == [finding.name, finding.cause.setting] for difference in differences)
 
 
 def _within(name: str, layer: str) -> bool:

@@ -77,17 +77,47 @@ def _order(partners: Partners, reference: Node | None, candidate: Node | None) -
         array = partners.graphs[1].values[ours]
         for theirs in reference.inputs:
             other = partners.graphs[0].values[theirs]
-            if (
-                partners.of[1].get(ours, (None,))[0] == theirs
-                or array.ndim < 2
-                or other.shape != array.shape
-                or array.dtype.kind != "f"
-            ):
+            if partners.of[1].get(ours, (None,))[0] == theirs or array.ndim < 2 or array.dtype.kind != "f":
+                continue
+            turned = _turned_channels(
+                *(_channels_last(g, a) for g, a in zip(partners.graphs, (other, array), strict=True))
+            )
+            if turned:
+                return turned
+            if other.shape != array.shape or distance(array, other) <= 1e-6:
                 continue
             found = rearrangement(other[0], array[0], 1e-6)
             if found is not None:
                 told = found[0]
                 return f"{told}; torch flattens channels first, Keras channels last" if "flatten" in told else told
+    return ""
+
+
+def _channels_last(graph: Graph, array: np.ndarray) -> np.ndarray:
+    return np.moveaxis(array, 1, -1) if graph.framework == "torch" and array.ndim == 4 else array
+
+
+def _turned_channels(other: np.ndarray, array: np.ndarray) -> str:
+    """Which channels of an image have their rows and columns exchanged or reversed, in words; "" if none have."""
+    if other.ndim != 4 or other.shape != array.shape:
+        return ""
+    if not np.isclose(np.abs(other).sum(), np.abs(array).sum(), rtol=1e-5):  # other numbers, not the same elsewhere
+        return ""
+    count = other.shape[-1]
+    same = [distance(array[..., n], other[..., n]) <= 1e-6 for n in range(count)]
+    wrong = [n for n in range(count) if not same[n]]
+    if not wrong:
+        return ""
+    ways = {
+        "rows and columns are exchanged": lambda x: x.swapaxes(1, 2),
+        "rows are reversed": lambda x: x[:, ::-1],
+        "columns are reversed": lambda x: x[:, :, ::-1],
+    }
+    for words, turn in ways.items():
+        parts = turn(array[..., wrong])
+        if parts.shape == (*other.shape[:-1], len(wrong)) and distance(parts, other[..., wrong]) <= 1e-6:
+            where = "" if len(wrong) == count else f" in channels {wrong[0]} to {wrong[-1]} of {count}"
+            return words + where
     return ""
 
 

@@ -195,6 +195,13 @@ def _named_orders(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         turned = slim.reshape(shape[3], shape[2], shape[0], shape[1])
         yield "it was reshaped where its axes were to be exchanged", np.moveaxis(turned, (0, 1), (-1, -2))
         yield "its axes stand as torch has them", np.moveaxis(slim, (-1, -2), (0, 1))
+    for parts in (3, 4):
+        if shape and shape[-1] % parts == 0 and shape[-1] > parts:
+            gates = slim.reshape(*shape[:-1], parts, -1)
+            for order in itertools.permutations(range(parts)):
+                if order != tuple(range(parts)):
+                    words = f"the {parts} parts of its last axis, as of gates, stand in the order {order}"
+                    yield words, gates[..., list(order), :].reshape(shape)
     for channels in range(2, shape[0] if shape else 0):
         if shape[0] % channels == 0:
             folds = (channels, shape[0] // channels)

@@ -1,6 +1,6 @@
 """Families of causes: each looks at a place and says what both sides compute there, if that gives their numbers."""
 
-from parity.causes import elementwise, inserted, joins, linear, norms, pools, signatures
+from parity.causes import channels, elementwise, fed, inserted, joins, linear, norms, pools, signatures
 
 # From what is certain to what is only a sign.
 FAMILIES = (
@@ -9,6 +9,8 @@ FAMILIES = (
     linear.find,
     norms.find,
     pools.find,
+    channels.find,
+    fed.find,
     inserted.find,
     signatures.find,
 )

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import special
 
-from parity.causes.scene import Cause, Scene, fits, nearest
+from parity.causes.scene import Cause, Scene, canonical, fits, nearest
 
 
 def _softplus(x):
@@ -153,6 +153,11 @@ def _candidates(x: np.ndarray) -> dict:
                     f"keras.ops.{name}(x, axis={back})",
                     f"F.{name}(x, {place})",
                 )
+    if x.ndim > 2:
+        found["softmax over all numbers of an example"] = (
+            lambda v: special.softmax(v, tuple(range(1, v.ndim))), "keras.ops.softmax(x, axis=(1, ...))",
+            "F.softmax(x.flatten(1), 1).view_as(x)",
+        )  # fmt: skip
     return found
 
 
@@ -171,13 +176,29 @@ def find(scene: Scene) -> Cause | None:
     reference, candidate = scene.given
     for theirs in reference:
         for ours in candidate:
-            if theirs.shape != ours.shape or ours.dtype.kind != "f" or not fits(theirs, [ours]):
+            flat = ours.ndim < theirs.ndim and ours.size == theirs.size and len(ours) == len(theirs)
+            if ours.dtype.kind != "f" or not fits(theirs.reshape(ours.shape) if flat else theirs, [ours]):
                 continue
             expected, found = named(theirs, scene.made[0]), named(ours, scene.made[1])
-            if expected is None or found is None or expected[0] == found[0]:
+            if expected is None or found is None or (expected[0] == found[0] and not flat):
                 continue
+            if _follows(scene, theirs, expected[1], found[1]):
+                continue  # the reference does what the candidate does, too, behind this
             keras, torch = code(expected[0], theirs)
-            after = nearest(_run(expected[1], ours), scene.made[0])
-            return Cause(f"the reference computes {expected[0]}, the candidate {found[0]}.", scene.before, after, keras,
-                         torch)  # fmt: skip
+            after = nearest(_run(expected[1], theirs), scene.made[0])
+            of = f" of the axes {theirs.shape[1:]} in one" if flat else ""
+            return Cause(f"the reference computes {expected[0]}, the candidate {found[0]}{of}.", scene.before, after,
+                         keras, torch)  # fmt: skip
     return None
+
+
+def _follows(scene: Scene, x: np.ndarray, expected, found) -> bool:
+    """Whether the reference does to what it has computed what the candidate does to the array itself."""
+    made = _run(expected, x)
+    again = _run(found, made)
+    if again.shape != made.shape or fits(again, [made]):
+        return False
+    graph = scene.graphs[0]
+    end = next((v for v in scene.place.reference.outputs if graph.values[v].size == made.size), None)
+    later = [n.outputs[0] for n in graph.nodes if end is not None and end in n.inputs]
+    return fits(again, [canonical(scene.layouts[0], graph.values[v]) for v in later])

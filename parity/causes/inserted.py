@@ -34,7 +34,7 @@ def _inserted(scene: Scene) -> Cause | None:
                     found = _behind(graph, end, made)
                     if found is None:
                         continue
-                    what = _what(graph, node, value, end)
+                    what = _what(scene, side, node, value, end)
                     says = f"the {ROLES[side]} applies {what} before {consumer.name}, the {ROLES[1 - side]} does not."
                     both = (target, found) if side else (found, target)
                     before, after = distance(made, opposite.values[target]), _apart(made, graph.values[found])
@@ -141,9 +141,10 @@ def _moved(array: np.ndarray, source: str, target: str) -> np.ndarray:
     return np.moveaxis(array, 1, -1) if source == "torch" else np.moveaxis(array, -1, 1)
 
 
-def _what(graph: Graph, node: Node, value: int, end: int) -> str:
+def _what(scene: Scene, side: int, node: Node, value: int, end: int) -> str:
+    graph = scene.graphs[side]
     if node.title.lower() in SUMS and len(node.inputs) > 1:
         return f"an addition of {names_of(graph, node.inputs)}"
-    x, y = (canonical(graph.framework, graph.values[v]) for v in (value, end))
+    x, y = (canonical(scene.layouts[side], graph.values[v]) for v in (value, end))
     known = described(x, y)
     return known or (f"{node.layer} ({node.title})" if node.layer else node.title)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from parity.causes import transposed
 from parity.causes.elementwise import ACTIVATIONS
 from parity.causes.scene import Cause, Scene, fits, nearest
 from parity.values import rearrangement
@@ -15,6 +16,8 @@ TRIES = 400  # convolutions of one example that one side may cost
 
 def find(scene: Scene) -> Cause | None:
     """Both sides are this layer, with one thing otherwise."""
+    if scene.kind == "conv_transpose" and "kernel" in scene.weights[1]:
+        return transposed.find(scene)
     if scene.kind not in ("conv", "depthwise", "dense") or "kernel" not in scene.weights[1]:
         return None
     moved = _reordered(scene)

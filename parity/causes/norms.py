@@ -7,6 +7,7 @@ import numpy as np
 from parity.causes.scene import Cause, Scene, fits, nearest
 
 KINDS = ("batch_norm", "layer_norm", "group_norm", "rms_norm")
+ROUNDED = 1e-13  # relative distance at which no other way can be nearer
 EPSILONS = (1e-3, 1e-5, 1e-6, 1e-12, 1e-8, 1.001e-5, 1e-4, 1e-2, 1e-7, 0.0)
 
 
@@ -14,13 +15,7 @@ def find(scene: Scene) -> Cause | None:
     """Both sides normalise one array, with one thing otherwise."""
     if scene.kind not in KINDS:
         return None
-    found = []
-    for side in (0, 1):
-        x = next((array for array in scene.given[side] if array.dtype.kind == "f"), None)
-        if x is None:
-            return None
-        ways = _ways(scene.kind, x.astype(np.float64), scene.weights[side])
-        found.append(next(((how, value) for how, value in ways if fits(value, scene.made[side])), None))
+    found = [_seen(scene, side) for side in (0, 1)]
     if None in found or found[0][0] == found[1][0]:
         return None
     told = [", ".join(f"{name} {value}" for name, value in how.items() if other.get(name) != value)
@@ -28,8 +23,32 @@ def find(scene: Scene) -> Cause | None:
     epsilon = found[0][0]["epsilon"]
     same = found[0][0] | {"epsilon": 0} == found[1][0] | {"epsilon": 0}
     code = (f"epsilon={epsilon}", f"eps={epsilon}") if same else ("", "")
-    after = nearest(found[0][1], scene.made[0])
-    return Cause(f"the reference normalises with {told[0]}, the candidate with {told[1]}.", scene.before, after, *code)
+    says = f"the reference normalises with {told[0]}, the candidate with {told[1]}."
+    return Cause(says, scene.before, found[0][1], *code, setting="epsilon" if same else "")
+
+
+def _seen(scene: Scene, side: int) -> tuple[dict, float] | None:
+    """(how a side was seen to normalise, how far that is from its numbers): of the ways that fit, the nearest."""
+    x = next((array for array in scene.given[side] if array.dtype.kind == "f"), None)
+    weights = scene.weights[side]
+    if x is None:
+        return None
+    size = next((w.size for w in weights.values()), x.shape[-1])
+    best = None
+    for axis in range(x.ndim - 1, 0, -1):
+        if x.shape[axis] != size:
+            continue
+        moved, *targets = (np.moveaxis(a, axis, -1) for a in (x, *scene.made[side]) if a.ndim == x.ndim)
+        for how, value in _ways(scene.kind, moved.astype(np.float64), weights):
+            apart = nearest(value, targets) if fits(value, targets) else None
+            if apart is None or (best is not None and best[1] <= apart):
+                continue
+            # Where the channels lie is told of batch norms alone; others may lie either way inside of a framework.
+            where = {"axis": axis if axis < x.ndim - 1 else "last"} if scene.kind == "batch_norm" else {}
+            best = how | where, apart
+            if apart <= ROUNDED:
+                return best
+    return best
 
 
 def _ways(kind, x, weights):

@@ -10,21 +10,41 @@ from parity.causes.scene import Cause, Scene, fits, nearest
 
 def find(scene: Scene) -> Cause | None:
     """Both sides pool or resize one image, with one thing otherwise."""
-    found = []
-    for side in (0, 1):
-        x = next((a for a in scene.given[side] if a.dtype.kind == "f" and a.ndim in (3, 4, 5)), None)
-        if x is None:
-            return None
-        x = x[:1].astype(np.float64)
-        targets = [array[:1] for array in scene.made[side]]
-        even = scene.graphs[side].framework == "torch"
-        ways = itertools.chain(_whole(x), *(_resized(x, t) for t in targets), *(_pooled(x, t, even) for t in targets))
-        found.append(next(((how, value) for how, value in ways if fits(value, targets)), None))
+    found = [_seen(scene, side) for side in (0, 1)]
     if None in found or found[0][0] == found[1][0]:
         return None
     (how, value), (other, _) = found
-    after = nearest(value, [array[:1] for array in scene.made[0]])
+    example = _example(scene)
+    after = nearest(value, [array[example : example + 1] for array in scene.made[0]])
     return Cause(f"the reference computes {how}, the candidate {other}.", scene.before, after)
+
+
+def _seen(scene: Scene, side: int) -> tuple[str, np.ndarray] | None:
+    """(what a side was seen to compute, the array); None if it has no name."""
+    images = [[a for a in arrays if a.dtype.kind == "f" and a.ndim in (3, 4, 5)] for arrays in scene.given]
+    # From what both sides have, if there is such an image: what a side pads by itself is its own.
+    shared = [a for a in images[1] if fits(a, images[0])]
+    example = _example(scene)
+    targets = [array[example : example + 1] for array in scene.made[side]]
+    node = (scene.place.reference, scene.place.candidate)[side]
+    looks = [_pooled, _resized] if "pool" in node.title.lower() else [_resized, _pooled]
+    even = scene.graphs[side].framework == "torch"
+    for x in (*shared[:1], *images[side][:1]):
+        x = x[example : example + 1].astype(np.float64)
+        ways = itertools.chain(_whole(x), *(look(x, target, even) for look in looks for target in targets))
+        found = next(((how, value) for how, value in ways if fits(value, targets)), None)
+        if found is not None:
+            return found
+    return None
+
+
+def _example(scene: Scene) -> int:
+    """The example that the two sides make most otherwise: on others two ways may give the same."""
+    a, b = scene.made[0][-1], scene.made[1][-1]
+    if a.shape != b.shape:
+        return 0
+    apart = np.abs(a - b).reshape(len(a), -1).sum(1)
+    return int(apart.argmax()) if np.isfinite(apart).all() else 0
 
 
 def _whole(x):
@@ -70,7 +90,7 @@ def _windows(x, k, stride, shape):
     return view[:, : shape[0], : shape[1]]
 
 
-def _resized(x, target):
+def _resized(x, target, _):
     import torch
     import torch.nn.functional as F
 

@@ -24,6 +24,7 @@ class Cause:
         keras, torch: code that computes what the reference does; "" where nothing short says it.
         ends: numbers of the reference's and the candidate's value that are equal with the cure; None for those of the
             place.
+        setting: the one that it comes down to, by which the configuration rung tells it, too; "" if it is none.
     """
 
     says: str
@@ -32,11 +33,13 @@ class Cause:
     keras: str = ""
     torch: str = ""
     ends: tuple[int, int] | None = None
+    setting: str = ""
 
     def __str__(self):
         both = (("Keras", self.keras), ("PyTorch", self.torch))
         mend = [f"In {name}: {code}." for name, code in both if code]
-        healed = f"With it the outputs agree to {self.after:.0e} (were apart by {self.before:.1e})."
+        before = f"were apart by {self.before:.1e}" if self.before < float("inf") else "were of another shape"
+        healed = f"With it the outputs agree to {self.after:.0e} ({before})."
         return " ".join([self.says, healed, *mend])
 
 
@@ -53,6 +56,7 @@ class Scene:
         weights: for each side, canonical variable of the layer to array.
         kind: of the layer; "" if it is a bare function.
         partners: the equal values.
+        layouts: for each side, what `canonical` takes for its framework: "" where its axes are left as they are.
     """
 
     place: Place
@@ -63,11 +67,12 @@ class Scene:
     weights: tuple[dict, dict]
     kind: str
     partners: Partners = field(repr=False)
+    layouts: tuple[str, str] = ("", "")
 
     @classmethod
     def of(cls, partners: Partners, place: Place, adapters) -> Scene:
         """Looks around a place."""
-        given, made, ends, weights = [], [], [], []
+        given, made, ends, weights, layouts = [], [], [], [], []
         kinds = adapters[1].kinds() | adapters[0].kinds()
         layer = next((n.layer for n in (place.candidate, place.reference) if n.layer in kinds), "")
         kind = kinds.get(layer, "")
@@ -78,20 +83,37 @@ class Scene:
                 behind = _behind(graph, values)
                 first = next((n for n in graph.nodes if n.layer == layer and behind & set(n.inputs)), None)
                 values = values + layer_values(graph, partners.of[side], first) if first is not None else values
-            made.append([canonical(graph.framework, graph.values[v]) for v in values])
             sources = [*node.inputs, *_sources(graph, partners.of[side], node)]
-            given.append([canonical(graph.framework, graph.values[v]) for v in dict.fromkeys(sources)])
+            order = "" if _as_given(partners, side, sources) else graph.framework
+            layouts.append(order)
+            made.append([canonical(order, graph.values[v]) for v in values])
+            given.append([canonical(order, graph.values[v]) for v in dict.fromkeys(sources)])
             ends.append(values[-1])
             held = adapters[side].weights()
             own = {n.rpartition("/")[2]: w.array for n, w in held.items() if layer and n.startswith(f"{layer}/")}
             weights.append(own)
-        return cls(place, partners.graphs, tuple(given), tuple(made), tuple(ends), tuple(weights), kind, partners)
+        sides = map(tuple, (given, made, ends, weights))
+        return cls(place, partners.graphs, *sides, kind, partners, tuple(layouts))
 
     @property
     def before(self) -> float:
         """How far the two sides' last arrays are apart."""
         a, b = self.made[0][-1], self.made[1][-1]
-        return distance(b, a) if a.shape == b.shape else float("inf")
+        apart = self.place.outputs
+        return distance(b, a) if a.shape == b.shape else float("inf") if apart is None else apart
+
+
+def _as_given(partners: Partners, side: int, values) -> bool:
+    """Whether four axes lie in both frameworks alike, as those of attention do, and are no image's."""
+    if partners.graphs[0].framework == partners.graphs[1].framework:
+        return False
+    for value in values:
+        array = partners.graphs[side].values[value]
+        if array.ndim in (4, 5) and value in partners.of[side]:
+            other = partners.graphs[1 - side].values[partners.of[side][value][0]]
+            if other.shape == array.shape and distance(array, other) <= EXACT:
+                return True
+    return False
 
 
 def _sources(graph: Graph, partners: dict, node: Node) -> list[int]:

@@ -22,8 +22,9 @@ def find(scene: Scene) -> Cause | None:
     for look in (_ratio, _offset, _channels, _shift):
         told = look(expected, found)
         if told is not None:
-            words, healed = told
-            return Cause(words, scene.before, distance(healed, expected))
+            words, healed, *inside = told
+            part = inside[0] if inside else ...
+            return Cause(words, scene.before, distance(healed[part], expected[part]))
     return None
 
 
@@ -84,6 +85,6 @@ def _shift(expected, found):
         inner = (slice(None), slice(1, -1), slice(1, -1))
         moved = np.roll(found, (down, right), (1, 2))
         if distance(moved[inner], expected[inner]) <= EXACT:
-            return (f"the candidate's image lies {abs(down)} rows and {abs(right)} columns off "
-                    f"({'up' if down > 0 else 'down'}, {'left' if right > 0 else 'right'}).", moved)  # fmt: skip
+            return (f"the candidate's image, but for its border, lies {abs(down)} rows and {abs(right)} columns off "
+                    f"({'up' if down > 0 else 'down'}, {'left' if right > 0 else 'right'}).", moved, inner)  # fmt: skip
     return None

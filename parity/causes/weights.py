@@ -5,6 +5,16 @@ import numpy as np
 from parity.adapters.base import Adapter
 from parity.values import rearrangement, varies
 
+# What is kept of a variance, a scale or a rate where another library keeps the number itself.
+FUNCTIONS = {
+    "the square root": np.sqrt,
+    "the square": np.square,
+    "the reciprocal": np.reciprocal,
+    "the reciprocal of the square root": lambda x: 1 / np.sqrt(x),
+    "the logarithm": np.log,
+    "the exponential": np.exp,
+}
+
 
 def explain(reference: Adapter, candidate: Adapter, names: list[str]) -> dict[str, str]:
     """What is wrong with weights that differ, in words, for those of which it can be told.
@@ -45,6 +55,11 @@ def _told(name: str, ours: dict, theirs: dict, parts) -> str:
             return f"it holds {part} alone, where {' and '.join(p for p, _ in parts)} are to be added"
     if not varies(held):
         return f"it is {held.flat[0]:g} everywhere, as it was made: it was not transferred"
+    for words, function in FUNCTIONS.items():
+        with np.errstate(all="ignore"):
+            made = function(array.astype(np.float64))
+        if np.allclose(made, held, rtol=1e-5, atol=0) and not np.allclose(array, held, rtol=1e-3):
+            return f"it is {words} of the reference's"
     norm = float((held.astype(np.float64) ** 2).sum())
     ratio = float((array.astype(np.float64) * held).sum()) / norm if norm else 0.0
     if ratio and np.allclose(held * ratio, array, rtol=1e-5, atol=1e-7 * float(np.abs(array).max())):
