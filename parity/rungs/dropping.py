@@ -30,9 +30,21 @@ def _idle(side, names: set[str]) -> list[str] | None:
     """Of some layers those that change nothing in training mode; None if none of them was seen at work."""
     with side.adapter.preserved(trainable=False):
         calls = side.adapter.capture(side.batches[0], training=True)
-    seen = {}
+    layers, seen = side.adapter.layers(), {}
     for name, call in calls.items():
         layer = name.partition("#")[0]
-        if layer in names and call.inputs and call.inputs[0].any() and call.output.shape == call.inputs[0].shape:
-            seen[layer] = seen.get(layer, True) and np.array_equal(call.output, call.inputs[0])
+        if layer not in names or not call.inputs or call.output.shape != call.inputs[0].shape:
+            continue
+        same = np.array_equal(call.output, call.inputs[0])
+        # One of somebody's own may not scale, and have kept all by chance.
+        if call.inputs[0].any() and not (same and not _scales(layers.get(layer))):
+            seen[layer] = seen.get(layer, True) and same
     return [name for name, same in seen.items() if same] if seen else None
+
+
+def _scales(layer) -> bool:
+    """Whether a layer is, or derives from, a framework's own dropout."""
+    return any(
+        "Dropout" in cls.__name__ and cls.__module__.partition(".")[0] in ("keras", "torch")
+        for cls in type(layer).__mro__
+    )

@@ -161,6 +161,23 @@ def test_what_a_layer_drops_at_once(layer, framework, dropped):
     assert settings(layer, framework).get("drops") == dropped
 
 
+class DropPath(nn.Module):
+    """One that does not scale: whoever keeps all examples by chance was not asleep."""
+
+    drop_prob = 1e-6
+
+    def forward(self, x):
+        return x * (torch.rand(len(x), 1, 1, 1) >= self.drop_prob) if self.training else x
+
+
+def test_chance_is_not_taken_for_a_dropout_that_is_asleep():
+    original = chain(nn.Conv2d(3, 4, 3), nn.Dropout(1e-6), nn.ReLU())
+    port = chain(nn.Conv2d(3, 4, 3), DropPath(), nn.ReLU())
+    port.load_state_dict(original.state_dict())
+    report = parity.compare(original, port, IMAGES)
+    assert "drops nothing" not in str(report), report
+
+
 def test_the_allowance_of_few_numbers_is_that_of_f():
     stats = pytest.importorskip("scipy.stats")
     for size in (1, 2, 3, 5, 8, 13, 40, 63, 64, 10_000):
