@@ -217,6 +217,8 @@ def test_rules_that_count():
     assert ruled("layer1.0.bn2", rules) == "conv2_block1_2_bn"
     assert canonical_layer("layer10.3.conv", rules) == "conv11_block4_conv"
     assert ruled("block{n}", [("block{n}", "never")]) == "block{n}"
+    twice = [("block{n}.{n}", "twin{n}")]
+    assert [ruled(path, twice) for path in ("block1.1", "block1.12", "block1.2")] == ["twin1", "block1.12", "block1.2"]
     with pytest.raises(ValueError, match="may add, subtract"):
         ruled("layer1", [("layer{s}", "conv{s ** 2}")])
     with pytest.raises(ValueError, match="names must be None"):
