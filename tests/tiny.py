@@ -6,7 +6,8 @@ expands and has drop connect before its residual, squeeze-and-excite in both, an
 branch the stochastic stem is beside it, joined where those of the paper are: at once, after a block, before the dense
 layer.
 
-What is about the seven models themselves, their numbers or official weights is tested on them.
+What is about the seven models themselves or their numbers is tested on them. What is about official weights in general
+is tested on `official`: the first row as keras.applications builds it.
 """
 
 import contextlib
@@ -52,6 +53,52 @@ def registered():
             table.update(rows)
 
 
+@contextlib.contextmanager
+def shallow():
+    """The rows of the paper's own names with the blocks of the tiny ones, at their own sizes.
+
+    For what runs by these names and is about none of their numbers.
+    """
+    tables = ((keras_stoch.architectures.ARCHITECTURES, KerasRow), (torch_ref.architectures.ARCHITECTURES, TorchRow))
+    before = [dict(table) for table, _ in tables]
+    for table, row in tables:
+        for name, real in list(table.items()):
+            join = "block1a" if (real.join or "").startswith("block") else real.join
+            sides = {"low_res": real.low_res, "high_res": real.high_res}
+            table[name] = row(width=0.05, depth=1, stem_factor=real.stem_factor, join=join, **sides)
+    try:
+        yield
+    finally:
+        for (table, _), rows in zip(tables, before, strict=True):
+            table.update(rows)
+
+
 def sizes(name: str) -> dict:
     """The sizes in pixels that a tiny model takes, as keyword arguments."""
     return SIZES if JOINS[name] else {"low_res": SIZES["low_res"]}
+
+
+def official(**options):
+    """ "tiny" by the function of keras.applications that makes EfficientNets; options are that function's.
+
+    Its layers have the official names, and its files are saved and loaded as those of B0.
+    """
+    from keras.src.applications.efficientnet import EfficientNet
+
+    filters = [8, *(block[2] for block in BLOCKS)]
+    blocks = [
+        {
+            "kernel_size": kernel_size,
+            "repeats": 1,
+            # Rounded to eighths of a width of 0.05 there.
+            "filters_in": 20 * before,
+            "filters_out": 20 * after,
+            "expand_ratio": expansion,
+            "id_skip": True,
+            "strides": strides,
+            "se_ratio": 0.25,
+        }
+        for (_, kernel_size, after, expansion, strides, _), before in zip(BLOCKS, filters, strict=False)
+    ]
+    given = {"weights": None, "input_shape": (64, 64, 3), "name": "efficientnet_tiny", "weights_name": "b0"} | options
+    return EfficientNet(0.05, 1.0, SIZES["low_res"], blocks_args=blocks, **given)

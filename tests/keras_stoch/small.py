@@ -1,6 +1,7 @@
 """A small model with all that is random in a large one, and processes of their own that train it."""
 
 import csv
+import functools
 import multiprocessing
 import os
 import time
@@ -110,9 +111,12 @@ def rows(path):
 
 def weights(path):
     """The arrays of a file of weights of `build()`."""
-    model = build()
+    model = _built()
     model.load_weights(path)
     return model.get_weights()
+
+
+_built = functools.cache(build)
 
 
 def train_injected(out, strategy):

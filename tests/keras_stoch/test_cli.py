@@ -7,6 +7,8 @@ from PIL import Image
 from keras_stoch.cli import main
 from tests.keras_stoch.conftest import FIT_OPTIONS
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 def test_windows_draws_a_figure(tmp_path, capsys):
     Image.fromarray(np.full((300, 400, 3), 128, np.uint8)).save(tmp_path / "photo.png")

@@ -9,6 +9,8 @@ import keras_stoch
 import torch_ref
 from keras_stoch import AveragedPasses, layers
 from keras_stoch.evaluation.figures import coverage
+from tests import tiny as small
+from tests.conftest import shake
 
 
 def inputs(rng, low=64, high=160, batch=2):
@@ -46,13 +48,27 @@ def test_branches_meet_where_the_paper_says(name, place, shape):
     assert model.input["high_res"].shape == (None, 1024, 1024, 3)
 
 
-@pytest.mark.parametrize("name", ["skip-b0", "split-b0"])  # the detail branch of stem-* is the stem alone
-def test_with_an_ordinary_stem_the_detail_branch_is_official(name, rng):
+@pytest.fixture(scope="module")
+def official():
+    return shake(small.official(classes=1, classifier_activation=None))
+
+
+def of(name, request):
+    """The official model of the size of a stochastic one."""
+    if "b4" in name:
+        return keras.applications.EfficientNetB4(weights=None, classes=1, input_shape=(64, 64, 3))
+    return request.getfixturevalue("official" if name.startswith("tiny") else "official_b0")
+
+
+# The detail branch of stem-* is the stem alone.
+@pytest.mark.parametrize("name", ["tiny-skip", "tiny-split", pytest.param("split-b0", marks=pytest.mark.slow)])
+def test_with_an_ordinary_stem_the_detail_branch_is_official(tiny, name, rng):
     """Fed the official stem's maps, the detail branch computes what the official blocks do."""
-    size = 64
-    official = keras.applications.EfficientNetB0(
-        weights=None, include_top=False, pooling="avg", input_shape=(size, size, 3)
-    )
+    size, options = 64, {"include_top": False, "pooling": "avg", "input_shape": (64, 64, 3)}
+    if name.startswith("tiny"):
+        official = small.official(**options)
+    else:
+        official = keras.applications.EfficientNetB0(weights=None, **options)
     model = keras_stoch.create_model(name, size, 160, weights=official)
     join = model.get_layer("join")
     model_stem = model.get_layer("detail_stem_activation").output
@@ -65,40 +81,43 @@ def test_with_an_ordinary_stem_the_detail_branch_is_official(name, rng):
     np.testing.assert_array_equal(detail(stem_maps), expected)
 
 
-@pytest.mark.parametrize("name", ["stem-b0", pytest.param("stem-b4", marks=pytest.mark.slow), "skip-b0", "split-b0"])
-def test_official_weights_fill_every_branch_that_has_the_shape(name, official_b0):
-    if "b4" in name:
-        official_b0 = keras.applications.EfficientNetB4(weights=None, classes=1, input_shape=(64, 64, 3))
+WHOLE = [pytest.param(name, marks=pytest.mark.slow) for name in ("stem-b0", "stem-b4", "skip-b0", "split-b0")]
+LAST = {"stem": ("stem_conv",) * 2, "skip": ("block1a_project_conv", "block3b_project_conv")}
+LAST["split"] = ("block2a_project_conv", "block7a_project_conv")
+WIDENED = {"stem": ("block1a",) * 2, "skip": ("block2a", "block4a"), "split": ("predictions",) * 2}
+
+
+@pytest.mark.parametrize("name", ["tiny-stem", "tiny-skip", "tiny-split", *WHOLE])
+def test_official_weights_fill_every_branch_that_has_the_shape(tiny, name, request):
+    official = of(name, request)
+    kind = next(kind for kind in LAST if kind in name.split("-"))
     model = keras_stoch.create_model(name, 64, 160)
-    report = keras_stoch.load_official_weights(model, official_b0)
-    last = {"stem": "stem_conv", "skip": "block3b_project_conv", "split": "block7a_project_conv"}[name.split("-")[0]]
+    report = keras_stoch.load_official_weights(model, official)
+    last, widened = (table[kind][not name.startswith("tiny")] for table in (LAST, WIDENED))
     for prefix in ("", "detail_"):
         for layer in ("stem_conv", last):
-            np.testing.assert_array_equal(
-                model.get_layer(f"{prefix}{layer}").kernel, official_b0.get_layer(layer).kernel
-            )
-    widened = {"stem": "block1a", "skip": "block4a", "split": "predictions"}[name.split("-")[0]]
+            np.testing.assert_array_equal(model.get_layer(f"{prefix}{layer}").kernel, official.get_layer(layer).kernel)
     assert report.kept
     assert all(tensor.startswith(widened) for tensor in report.kept)
     twin = torch_ref.create_model(name, 64, 160)
-    twin_report = torch_ref.load_official_weights(twin, official_b0)
+    twin_report = torch_ref.load_official_weights(twin, official)
     assert len(twin_report.loaded) == len(report.loaded)
     assert len(twin_report.kept) == len(report.kept)
 
 
-def test_imagenet_statistics_fold_into_the_stochastic_stem(official_b0, rng):
-    weights = keras_stoch.read_official_weights(official_b0)
+def test_imagenet_statistics_fold_into_the_stochastic_stem(tiny, official, rng):
+    weights = keras_stoch.read_official_weights(official)
     tensors = weights.tensors | {
         "normalization/mean": np.float32([0.485, 0.456, 0.406]),
         "normalization/variance": np.float32([0.229, 0.224, 0.225]),
     }
     weights = type(weights)("imagenet", tensors, True)
-    model = keras_stoch.create_model("stem-b0", 64, 160, weights=weights)
+    model = keras_stoch.create_model("tiny-stem", 64, 160, weights=weights)
     stem = model.get_layer("detail_stem_conv")
     patch = rng.integers(0, 256, (1, *stem.window, 3)).astype("float32")
     std, mean = np.float32([0.229, 0.224, 0.225]), np.float32([0.485, 0.456, 0.406])
     expected = keras.ops.conv((patch / 255 - mean) / std, stem.kernel, 2, "valid")
-    actual = stem(patch, windows=np.zeros((32, 2)))
+    actual = stem(patch, windows=np.zeros((8, 2)))
     np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
 
 

@@ -16,6 +16,8 @@ from keras_stoch.evaluation import scores
 from keras_stoch.evaluation.calibration import load_calibration
 from keras_stoch.evaluation.predictions import mean_logit
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 @pytest.fixture
 def run(stem_run, tmp_path):
@@ -23,10 +25,10 @@ def run(stem_run, tmp_path):
     return shutil.copytree(stem_run, tmp_path / "runs" / "run-0")
 
 
-@pytest.fixture
-def other(tmp_path):
-    """Other lesions, of another strength and seed."""
-    return keras_stoch.write_lesions(tmp_path / "other", 40, size=64, strength=2.0, seed=5)
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Other lesions, of another strength and seed; not to be written into."""
+    return keras_stoch.write_lesions(tmp_path_factory.mktemp("other") / "other", 40, size=64, strength=2.0, seed=5)
 
 
 @pytest.mark.slow

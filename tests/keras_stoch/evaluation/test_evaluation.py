@@ -29,14 +29,13 @@ def test_mean_logit_does_not_overflow():
 
 
 @pytest.mark.parametrize("passes", [1, 3])
-def test_a_sure_model_is_ranked_by_its_logits(monkeypatch, tmp_path, passes):
+def test_a_sure_model_is_ranked_by_its_logits(monkeypatch, lesions, passes):
     """Its probabilities are all exactly 0, which would look like an AUC of 0.5."""
-    data = keras_stoch.write_lesions(tmp_path / "lesions", 60, size=64)
-    held = pd.read_csv(data / "manifest.csv").query("split == 'validation'")
+    held = pd.read_csv(lesions / "manifest.csv").query("split == 'validation'")
     scores = np.random.default_rng(0).normal(-2000, 50, len(held)) + 40 * held["target"].to_numpy()
     monkeypatch.setattr(scores_module, "input_sizes", lambda model: (32, None))
     monkeypatch.setattr(scores_module, "draw_logits", lambda *_: np.repeat(scores[:, None], passes, 1))
-    found = keras_stoch.evaluate(object(), data, passes=passes, bootstraps=20)
+    found = keras_stoch.evaluate(object(), lesions, passes=passes, bootstraps=20)
     assert (found.images["probability"] == 0).all()
     assert found.auc == pytest.approx(roc_auc_score(held["target"], scores))
     assert found.curve["threshold"].between(0, 1).all()
@@ -57,14 +56,13 @@ def test_arguments_out_of_range(tmp_path):
             keras_stoch.evaluate(object(), tmp_path, **options)
 
 
-def test_sensitivity_with_many_ties_and_a_dataframe(monkeypatch, tmp_path):
+def test_sensitivity_with_many_ties_and_a_dataframe(monkeypatch, lesions):
     """Ten scores, each of one benign and one malignant image: at 80% specificity two of ten are found, by hand."""
-    data = keras_stoch.write_lesions(tmp_path / "lesions", 20, size=64)
-    manifest = pd.read_csv(data / "manifest.csv").assign(split="validation")
+    manifest = pd.read_csv(lesions / "manifest.csv")[:20].assign(split="validation")
     scores = np.repeat(np.arange(10.0), 2)
     monkeypatch.setattr(scores_module, "input_sizes", lambda model: (32, None))
     monkeypatch.setattr(scores_module, "draw_logits", lambda *_: scores[:, None])
-    found = keras_stoch.evaluate(object(), manifest, root=data, bootstraps=5)
+    found = keras_stoch.evaluate(object(), manifest, root=lesions, bootstraps=5)
     assert found.sensitivity[0.8] == pytest.approx(0.2)
 
 

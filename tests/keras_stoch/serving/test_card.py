@@ -18,6 +18,7 @@ from keras_stoch.evaluation.calibration import Calibration, load_calibration
 from keras_stoch.serving import onnx, savedmodel
 from keras_stoch.serving.endpoints import Served
 from keras_stoch.serving.trial import try_out
+from tests.keras_stoch.reuse import engines_reused
 from tests.keras_stoch.serving.pictures import encode, ordinary, picture
 from tests.tiny import registered
 
@@ -45,7 +46,7 @@ def hospital(lesions, tmp_path_factory):
 def calibrated(plain_run, lesions, hospital, tmp_path_factory):
     """A run with temperature and threshold, and what evaluate found elsewhere; not to be written into."""
     run = shutil.copytree(plain_run, tmp_path_factory.mktemp("calibrated") / "runs" / "run-0")
-    with registered():
+    with registered(), engines_reused():
         keras_stoch.evaluate(run, lesions, calibrate="validation", sensitivity=0.8, bootstraps=60)
         return run, keras_stoch.evaluate(run, hospital, None, bootstraps=60)
 
@@ -245,7 +246,7 @@ def test_other_weights_take_no_temperature_along(tiny, calibrated, tmp_path):
         keras_stoch.export(run, tmp_path / "best.keras", format="keras")
 
 
-def test_what_was_measured_before_the_temperature_is_marked(tiny, calibrated, lesions, tmp_path):
+def test_what_was_measured_before_the_temperature_is_marked(tiny, traced_once, calibrated, lesions, tmp_path):
     run = shutil.copytree(calibrated[0], tmp_path / "runs" / "run-0")
     shutil.rmtree(run / "evaluations")
     (run / "calibration.json").rename(tmp_path / "calibration.json")

@@ -7,6 +7,7 @@ import keras
 import pytest
 
 import keras_stoch
+from keras_stoch.serving import savedmodel, trial
 from tests.keras_stoch.serving.pictures import ordinary
 
 
@@ -26,7 +27,19 @@ def test_models_that_can_not_be_served_as_they_are(tiny, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_there_is_replaced_or_left(tmp_path):
+@pytest.fixture
+def unwritten(monkeypatch):
+    """A SavedModel is an empty one, which nothing is asked of: what is tested is what becomes of folders."""
+
+    def write(served, path):
+        path.mkdir()
+        (path / "saved_model.pb").touch()
+
+    monkeypatch.setattr(savedmodel, "write", write)
+    monkeypatch.setattr(trial, "try_out", lambda *_: None)
+
+
+def test_what_is_there_is_replaced_or_left(unwritten, tmp_path):
     first = ordinary()
     path = keras_stoch.export(first, tmp_path / "served")
     (path / "old").touch()
@@ -41,7 +54,7 @@ def test_what_is_there_is_replaced_or_left(tmp_path):
         keras_stoch.export(first, tmp_path / "file", overwrite=True)
 
 
-def test_a_saved_model_that_can_not_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+def test_a_saved_model_that_can_not_take_its_place_leaves_the_old_one(unwritten, tmp_path, monkeypatch):
     model = ordinary()
     path = keras_stoch.export(model, tmp_path / "served")
     (path / "old").touch()

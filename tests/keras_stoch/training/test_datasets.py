@@ -7,6 +7,8 @@ import tensorflow as tf
 import keras_stoch
 from tests.keras_stoch.small import RECIPE, build, injected
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
 LARGE = np.random.default_rng(1).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
 BOTH = {"low_res": IMAGES, "high_res": LARGE}

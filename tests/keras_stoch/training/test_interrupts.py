@@ -18,6 +18,8 @@ from keras_stoch.training.engine import Engine
 from keras_stoch.training.interrupts import Interruption, Terminated
 from tests.keras_stoch.small import RECIPE, build, injected, rows, started, train_slowly, weights
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 @pytest.fixture(autouse=True)
 def heard():
@@ -52,7 +54,8 @@ def same_end(a, b):
 
 @pytest.fixture(scope="module")
 def options(lesions):
-    return {"model": build, "data": lesions, **RECIPE | {"epochs": 2}}
+    # What is augmented goes on in test_runs.py; every epoch compiles it anew, which takes as long as its steps.
+    return {"model": build, "data": lesions, **RECIPE | {"epochs": 2, "augment": False}}
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ import keras_stoch
 from keras_stoch.training import runs
 from tests.keras_stoch.small import RECIPE, build, injected, rows, started, train_slowly, weights
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 @pytest.fixture(scope="module")
 def finished(lesions, tmp_path_factory):
