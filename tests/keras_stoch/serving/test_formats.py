@@ -32,11 +32,10 @@ def named(name, sharing="batch"):
 def cases(names, large):
     """Tiny models, one of them with windows for every image; and a whole one, which takes most of a minute.
 
-    Two branches and windows for every image have all that a converter could not know, and are tried fast.
+    Two whole branches are tried fast; windows for every image are those of the small model below.
     """
-    hard = ("tiny-split",), ("tiny-stem", "image")
     return [
-        pytest.param(case, id="-".join(case), marks=() if case in hard else pytest.mark.slow)
+        pytest.param(case, id="-".join(case), marks=() if case == ("tiny-split",) else pytest.mark.slow)
         for case in [*((name,) for name in names), ("tiny-stem", "image"), (large,)]
     ]
 

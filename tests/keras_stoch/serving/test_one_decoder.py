@@ -120,7 +120,7 @@ def test_serve(name, served, predicted, linear):
     assert abs(found - logit(predicted[name]["probability"])) < 0.01
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
 def test_windows(every, files, tiny, tmp_path, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr("keras_stoch.evaluation.figures.windows_figure", lambda pixels, *_: seen.append(pixels))

@@ -147,7 +147,7 @@ def stem():
 
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
-@pytest.mark.parametrize("format", RUN)
+@pytest.mark.parametrize("format", ["onnx", pytest.param("litert", marks=pytest.mark.slow)])
 def test_windows_outside_are_moved_to_the_edge(format, stem, tmp_path):
     """64 pixels and windows of 33: offsets are 0 to 31."""
     path = keras_stoch.export(stem, tmp_path / f"model{ENDINGS[format]}", format=format)

@@ -125,17 +125,17 @@ def test_a_run_that_a_callback_ended_has_ended(tmp_path):
             self.model.stop_training = True
 
     data, validation = injected()
-    options = RECIPE | {"validation_data": validation}
+    options = RECIPE | {"validation_data": validation, "epochs": 2}
     (result,) = keras_stoch.fit(build, lambda epoch: data, tmp_path, callbacks=[Stop()], **options)
     assert result["epochs"] == 1
     assert keras_stoch.fit(build, lambda epoch: data, tmp_path, **options) == [result]
-    more = options | {"epochs": RECIPE["epochs"] + 1}  # asked for more, it goes on
-    assert keras_stoch.fit(build, lambda epoch: data, tmp_path, **more)[0]["epochs"] == RECIPE["epochs"] + 1
+    more = options | {"epochs": 3}  # asked for more, it goes on
+    assert keras_stoch.fit(build, lambda epoch: data, tmp_path, **more)[0]["epochs"] == 3
 
 
 def test_killed_between_the_last_two_files_it_still_has_its_row(tmp_path, monkeypatch):
     data, validation = injected()
-    options = RECIPE | {"validation_data": validation}
+    options = RECIPE | {"validation_data": validation, "epochs": 1}
     real = runs.write_atomically
 
     def killed(path, content):
