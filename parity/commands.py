@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+FILES = (".npz", ".onnx", ".tflite", ".pt2", ".keras", ".h5", ".pt", ".pth", ".safetensors")
 MODEL = "module:function that returns a model, or the path of a trace or of a deployed model"
 
 
@@ -105,6 +106,8 @@ def run_compare(arguments) -> int:
     import parity
     from parity.tracefile import is_trace
 
+    for spec in (arguments.reference, arguments.candidate):
+        _check_spec(spec)
     traced = any(is_trace(path) for path in (arguments.reference, arguments.candidate))
     inputs = None if traced and not (arguments.input or arguments.inputs) else _inputs(arguments)
     names = _names(arguments.names)
@@ -136,6 +139,7 @@ def run_record(arguments) -> int:
     """`python -m parity record`."""
     import parity
 
+    _check_spec(arguments.model)
     inputs, names = _inputs(arguments), _names(arguments.names)
     path = parity.record(
         _make(arguments.model),
@@ -212,9 +216,22 @@ def _names(names):
     return names
 
 
+def _check_spec(spec: str) -> None:
+    """Refuses what is neither there nor of the form module:function."""
+    if Path(spec).exists() or (":" in spec and not _names_file(spec)):
+        return
+    if _names_file(spec) or os.sep in spec:
+        raise ValueError(f"No such file: {spec}")
+    raise ValueError(f"Expected module:function. Received: {spec}, which is no file either")
+
+
+def _names_file(spec: str) -> bool:
+    return Path(spec).suffix in FILES
+
+
 def _model(spec: str):
     """A path as it is, or what "module:function" makes."""
-    return spec if Path(spec).exists() or Path(spec).suffix in (".npz", ".onnx", ".tflite", ".pt2") else _make(spec)
+    return spec if Path(spec).exists() else _make(spec)
 
 
 def command_line() -> str:
