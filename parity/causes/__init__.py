@@ -9,8 +9,8 @@ FAMILIES = (
     linear.find,
     norms.find,
     pools.find,
-    channels.find,
     fed.find,
     inserted.find,
+    channels.find,
     signatures.find,
 )
