@@ -9,7 +9,7 @@ MODELS ?=
 RUN := $(BIN)/python -m parity run $(if $(IMAGES),--images $(IMAGES)) $(if $(MODELS),--models $(MODELS))
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help setup parity parity-full test test-all lint format bench docs experiment clean
+.PHONY: help setup parity parity-full test test-all strangers lint format bench docs experiment clean
 
 help:
 	@echo "make parity [IMAGES=folder]  compare official Keras, keras_stoch and torch_ref; report in $(OUT)"
@@ -19,6 +19,7 @@ help:
 	@echo "make docs                    build the documentation into build/site"
 	@echo "make test                    run the tests that are not slow"
 	@echo "make test-all                run all tests"
+	@echo "make strangers               install other people's networks, which tests of parity use where they are there"
 	@echo "make lint | format           check | fix the style"
 	@echo "make bench                   print the benchmark tables"
 	@echo "make setup                   build $(VENV) (the others do it by themselves)"
@@ -50,6 +51,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# Other people's networks, on which parity is tested too.
+strangers: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[strangers]'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -14,6 +14,10 @@ from parity.naming import NamesClash, Rules, split_rules
 from parity.topology import by_sequence, by_structure
 from parity.values import varies
 
+# Kinds whose variables go by their layers.
+EXPLAINED = ("conv", "conv_transpose", "depthwise", "dense", "batch_norm", "layer_norm", "rms_norm", "group_norm",
+             "embedding", "prelu", "attention", "lstm", "gru", "rnn")  # fmt: skip
+
 
 def pair(reference, candidate, names: Rules = None, inputs=None, transfer=False) -> tuple[Adapter, Adapter]:
     """Wraps two models so that their layers have common names.
@@ -163,11 +167,11 @@ def _pair_by_structure(named: Adapter, giver: Adapter, inputs) -> None:
     with contextlib.suppress(Exception):  # a stranger's operation may refuse to be recorded; the order remains
         sides = named, giver
         graphs = tuple(side.graph(inputs) for side in sides)
-        shapes = [_shapes(side) for side in sides]
-        layers = tuple(
-            {name: (kind, tuple(n for n in found.get(name, ()) if n != 1)) for name, kind in side.kinds().items()}
-            for side, found in zip(sides, shapes, strict=True)
-        )
+        kinds, shapes = [side.kinds() for side in sides], [_shapes(side) for side in sides]
+        slim = [{name: tuple(n for n in found.get(name, ()) if n != 1) for name in own}
+                for own, found in zip(kinds, shapes, strict=True)]  # fmt: skip
+        slim = [_unfolded(kinds[side], slim[side], slim[1 - side]) for side in (0, 1)]
+        layers = tuple({name: (kind, slim[side][name]) for name, kind in kinds[side].items()} for side in (0, 1))
         pairs = by_structure(graphs, layers)
         if pairs is None:  # one of the two has a layer more or fewer
             sequence = by_sequence(graphs, layers)
@@ -179,6 +183,49 @@ def _pair_by_structure(named: Adapter, giver: Adapter, inputs) -> None:
         named.rename = lambda name: pairs.get(name, _aside(name, taken))
     else:
         named.rename = plain
+    alone = _alone(named, giver)
+    if alone:
+        named.variables = alone
+
+
+def _unfolded(kinds: dict, shapes: dict, others: dict) -> dict:
+    """Shapes of kernels; of dense layers whose heads are apart, as the other side holds them folded, if it does."""
+    known, found = set(others.values()), dict(shapes)
+    for name, shape in shapes.items():
+        if kinds[name] == "dense" and len(shape) == 3 and shape not in known:
+            first, heads, last = shape
+            folded = [way for way in ((first, heads * last), (first * heads, last)) if way in known]
+            found[name] = folded[0] if folded else shape
+    return found
+
+
+def _alone(named: Adapter, giver: Adapter) -> dict[str, str]:
+    """Pairs variables without partner that no kind explains: a class token, positions, the scale of a layer.
+
+    Those of one name and shape in their order, if there are as many on both sides; else what is alone of its shape.
+    """
+    found = {}
+    for told in (True, False):
+        groups = []
+        for side, taken in ((named, found.keys()), (giver, found.values())):
+            groups.append(_unexplained(side, giver if side is named else named, taken, told))
+        for key, names in groups[0].items():
+            others = groups[1].get(key, ())
+            if len(names) == len(others) and (told or len(names) == 1):
+                found |= dict(zip(names, others, strict=True))
+    return found
+
+
+def _unexplained(side: Adapter, other: Adapter, taken, told: bool) -> dict[tuple, list[str]]:
+    """Variables of one side alone by their shape, and by their own name if that is `told`."""
+    kinds, theirs, found = side.kinds(), other.weights(), defaultdict(list)
+    for name, weight in side.weights().items():
+        layer, _, short = name.rpartition("/")
+        shape = tuple(n for n in weight.array.shape if n != 1)
+        if name in theirs or name in taken or not shape or (kinds.get(layer) in EXPLAINED and short != "embeddings"):
+            continue
+        found[shape, short if told else ""].append(name)
+    return found
 
 
 def _loose(layers: dict[str, Weight], partners: dict[str, Weight]) -> dict[str, str]:

@@ -60,7 +60,26 @@ def by_structure(graphs: tuple[Graph, Graph], layers: tuple[dict, dict]) -> dict
             groups[side][colour].append(name)
     if {c: len(names) for c, names in groups[0].items()} != {c: len(names) for c, names in groups[1].items()}:
         return None
-    return {a: b for colour, names in groups[0].items() for a, b in zip(names, groups[1][colour], strict=True)}
+    return {a: b for colour, names in groups[0].items()
+            for a, b in zip(names, _facing(names, groups[1][colour]), strict=True)}  # fmt: skip
+
+
+def _facing(names: list[str], others: list[str]) -> list[str]:
+    """Layers that stand in one place as those of other names do: by the initials of what tells them apart, or in order.
+
+    Query, key and value stand in one place, and are made in any order.
+    """
+    initials = [_initials(names), _initials(others)]
+    if len(set(initials[0])) < len(names) or sorted(initials[0]) != sorted(initials[1]):
+        return others
+    return [others[initials[1].index(letter)] for letter in initials[0]]
+
+
+def _initials(names: list[str]) -> list[str]:
+    """The first letter of each name behind what all have in common."""
+    first, last = min(names), max(names)
+    length = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return [name[length : length + 1].lower() for name in names]
 
 
 def by_sequence(graphs: tuple[Graph, Graph], layers: tuple[dict, dict]) -> dict[str, str]:

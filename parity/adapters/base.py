@@ -117,6 +117,12 @@ class Adapter:
         self.pairs: dict[str, str] = {}  # canonical name to the partner's, of layers paired by value or by order
         self.apart: dict[str, str] = {}  # path to name, of layers that rules would give one name
 
+    def as_told(self, other):
+        """This adapter, told all that another was: names, what is ignored or converted, what draws at random."""
+        self.rename, self.apart, self.random_layers = other.rename, other.apart, other.random_layers
+        self.ignored, self.converters, self.variables = other.ignored, other.converters, other.variables
+        return self
+
     @property
     def eps(self) -> float:
         """The relative spacing of the model's float type."""

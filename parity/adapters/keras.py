@@ -9,7 +9,7 @@ from parity import kinds
 from parity.adapters import keras_graph
 from parity.adapters.base import OUTPUT, Adapter, Call, InputSpec, Weight, named_outputs, replaced
 from parity.adapters.keras_calls import at_inference, calling
-from parity.adapters.keras_copy import keras_precision, rebuilt
+from parity.adapters.keras_copy import keras_precision, rebuilt, renamed
 from parity.adapters.keras_variables import held, own_variables, read, write
 from parity.errors import eps_of
 
@@ -117,9 +117,8 @@ class KerasAdapter(Adapter):
             other(inputs)
 
         clone = rebuilt(self.model, [self.model, *self.layers().values()], None if inputs is None else call)
-        other = KerasAdapter(clone, self.name, self.rules, self.groups)
-        other.rename, other.apart, other.random_layers = self.rename, self.apart, self.random_layers
-        other.ignored, other.converters, other.variables = self.ignored, self.converters, self.variables
+        other = KerasAdapter(clone, self.name, self.rules, self.groups).as_told(self)
+        other.apart = other.apart | renamed(self.walk(), other.walk(), self.named)
         return other
 
     def tensors(self, inputs):

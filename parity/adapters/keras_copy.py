@@ -4,6 +4,7 @@ import base64
 import contextlib
 import hashlib
 import inspect
+import itertools
 import marshal
 import warnings
 
@@ -72,6 +73,21 @@ def _restore_functions(model, clone) -> None:
             function = getattr(layer, name, None)
             if inspect.isfunction(function) and getattr(copy, name, None) is not function:
                 setattr(copy, name, function)
+
+
+def renamed(layers, copies, named) -> dict[str, str]:
+    """Path of a copy's layer to the canonical name of the original's, where the copy calls it otherwise.
+
+    A model may put its own name before those of its layers if it was given one, as its config always gives one.
+
+    Args:
+        layers, copies: (path, layer) of the two, in order.
+        named: from a path of the original to its canonical name.
+    """
+    pairs = list(itertools.zip_longest(layers, copies, fillvalue=("", None)))
+    if any(type(layer) is not type(copy) for (_, layer), (_, copy) in pairs):
+        return {}
+    return {other: named(path) for (path, _), (other, _) in pairs if path != other}
 
 
 def _classes(layers) -> dict:

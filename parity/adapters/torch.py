@@ -129,10 +129,8 @@ class TorchAdapter(Adapter):
             for name, value in list(vars(module).items()):
                 if isinstance(value, torch.Tensor) and value.is_floating_point():
                     setattr(module, name, value.double())
-        other = TorchAdapter(model, self.name, self.rules, self.groups)
-        other.rename, other.apart, other.random_layers = self.rename, self.apart, self.random_layers
-        other.orders, other.variables = self.orders, self.variables
-        other.ignored, other.converters = self.ignored, self.converters
+        other = TorchAdapter(model, self.name, self.rules, self.groups).as_told(self)
+        other.orders = self.orders
         other.dtype = "float64"  # of its inputs too, if it has no parameters
         return other
 
