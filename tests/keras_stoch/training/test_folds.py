@@ -14,10 +14,11 @@ from keras_stoch.data.splits import of_run, split
 from keras_stoch.evaluation.predictions import mean_logit
 from keras_stoch.evaluation.scores import Members
 from tests.keras_stoch.conftest import EPOCH
+from tests.keras_stoch.reuse import engines_reused
 from tests.tiny import registered
 from torch_ref.training import fit as torch_fit
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("tiny", "traced_once")
 OPTIONS = EPOCH | {"low_res": 32}
 
 
@@ -27,7 +28,7 @@ def crossed(lesions, tmp_path_factory):
     folder = shutil.copytree(lesions, tmp_path_factory.mktemp("folds") / "lesions")
     split(folder, folds=2, test=0.2)
     out = folder.parent / "runs"
-    with registered():
+    with registered(), engines_reused():
         for run in (1, 0):
             keras_stoch.fit("tiny", folder, out, run=run, runs=2, seed=5, **OPTIONS)
     return folder, out

@@ -13,12 +13,15 @@ import keras_stoch
 from keras_stoch.checkpoints import IMAGENET_STDDEV_RGB as STDDEV
 from keras_stoch.checkpoints import read_official_weights
 from keras_stoch.cli import main
+from keras_stoch.training.recipe import Recipe
+from keras_stoch.training.subjects import make_subject
 from tests.conftest import shake
 from tests.keras_stoch.conftest import EPOCH, FIT_OPTIONS
+from tests.keras_stoch.reuse import engines_reused
 from tests.tiny import SIZES, registered
 from torch_ref.training import fit as torch_fit
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("tiny", "traced_once")
 STILL = EPOCH | SIZES | {"learning_rate": 1e-30}  # steps that move nothing but moving averages
 
 
@@ -43,7 +46,7 @@ def begun(files, lesions, tmp_path_factory):
     """The folder of two runs of "tiny-split" from official weights, and what was told of them."""
     out = tmp_path_factory.mktemp("begun")
     told = io.StringIO()
-    with registered(), contextlib.redirect_stderr(told):
+    with registered(), engines_reused(), contextlib.redirect_stderr(told):
         weights = files / "bare.weights.h5"
         keras_stoch.fit("tiny-split", lesions, out, weights=weights, runs=2, progress=True, **STILL)
     return out, " ".join(told.getvalue().split())
@@ -179,12 +182,12 @@ def test_the_twin_starts_from_the_same(begun, files, lesions, tmp_path):
 
 
 @pytest.mark.slow
-def test_b0_of_keras_applications(lesions, tmp_path, official_b0):
-    """The real one, with its top of one class, into both backbones of the split model."""
+def test_b0_of_keras_applications(tmp_path, official_b0):
+    """The real one, with its top of one class, into both backbones of the split model that `fit` would train."""
     official_b0.save_weights(tmp_path / "b0.weights.h5")
-    keras_stoch.fit("split-b0", lesions, tmp_path / "runs", weights=tmp_path / "b0.weights.h5", **STILL)
-    found = trained(tmp_path / "runs" / "run-0")
+    subject = make_subject("split-b0", Recipe(**SIZES), 1, tmp_path / "b0.weights.h5")
+    found = {variable.path: np.asarray(variable) for variable in subject.build(0).weights}
     kernel = np.asarray(official_b0.get_layer("block6c_expand_conv").kernel)
     for prefix in ("", "detail_"):
         np.testing.assert_array_equal(found[f"{prefix}block6c_expand_conv/kernel"], kernel)
-    assert config(tmp_path / "runs" / "run-0")["model"]["weights"]["kept"] == ["predictions/kernel"]
+    assert subject.identity["weights"]["kept"] == ["predictions/kernel"]

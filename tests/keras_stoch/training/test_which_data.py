@@ -15,6 +15,8 @@ from keras_stoch.data.identity import identify
 from keras_stoch.data.pipeline import read_manifest
 from tests.keras_stoch.conftest import EPOCH, FIT_OPTIONS
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 def identity(folder):
     manifest, root = read_manifest(folder)
