@@ -1,9 +1,12 @@
 """Every Python block of README and docs runs as it is printed."""
 
+import contextlib
 import re
 from pathlib import Path
 
 import pytest
+
+from tests.tiny import shallow
 
 ROOT = Path(__file__).parents[2]
 SLOW = re.compile(r"\b(fit|export|predict)\(")  # a training run, an export, or several draws of a whole model
@@ -16,8 +19,10 @@ BLOCKS = [
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_block_runs(block, tmp_path, monkeypatch):
+    """Models that are trained, exported or asked several times have a few blocks; all else is as it is printed."""
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README", "exec"), {"__name__": "block"})
+    with shallow() if SLOW.search(block) else contextlib.nullcontext():
+        exec(compile(block, "README", "exec"), {"__name__": "block"})
 
 
 def test_what_the_comparison_in_the_readme_prints(capsys):
