@@ -19,7 +19,7 @@ from keras_stoch.training.baselines import (
     run,
     table,
 )
-from tests.tiny import SIZES
+from tests.tiny import SIZES, shallow
 
 
 def test_crops_are_of_the_image_and_uniform():
@@ -144,8 +144,9 @@ def test_what_is_measured_is_the_mean_over_crops_or_draws(crops, tiny, lesions, 
 
 
 @pytest.mark.slow
+@shallow()
 def test_all_of_it_on_a_few_lesions(tmp_path):
-    """Interrupted or not, what is there is not trained again."""
+    """Interrupted or not, what is there is not trained again; by models of a few blocks."""
     settings = Baselines(
         hours=1e-4, runs=1, images=40, test_images=20, sides=(), batch_size=16, crops=(1, 2), draws=(1, 2)
     )
