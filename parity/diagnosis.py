@@ -32,6 +32,7 @@ class Finding:
         place: where, on both sides, if it is an operation.
         cause: the cure that heals it, if it is an operation.
         layers: all layers of which it is so, if there are several.
+        setting: the one that differs, if it is a setting.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Finding:
     place: Place | None = None
     cause: Cause | None = None
     layers: tuple[str, ...] = ()
+    setting: str = ""
 
     def __str__(self):
         return f"{self.name}: {self.says or f'{self.place}. No cure that was tried heals it.'}"
@@ -75,15 +77,9 @@ def findings(rows: list[Row], reference, candidate, notes: list[str]) -> list[Fi
     if "forward" in rows and candidate.parted is not None and double:
         with _told(notes):
             places = _places(candidate.parted, reference, candidate)
-            shown = {(f.name, f.cause.setting): f.place for f in places if _told_as_setting(f, rows)}
-            found = [_at(finding, shown) for finding in found]
             # What the weights or settings of a layer explain needs no second cause.
-            found += [
-                f
-                for f in places
-                if (f.says and not _told_as_setting(f, rows))
-                or (not f.says and not any(_within(f.name, layer) for layer in known))
-            ]
+            places = [f for f in places if f.says or not any(_within(f.name, layer) for layer in known)]
+            found = _told_once(found, places)
     elif "forward" not in rows and "batch_norm" in rows and double:
         with _told(notes):
             found += [f for f in _trained(reference, candidate) if f.name.partition("#")[0] not in known]
@@ -94,22 +90,6 @@ def findings(rows: list[Row], reference, candidate, notes: list[str]) -> list[Fi
                 rows["gradients"].message = "; ".join(filter(None, (rows["gradients"].message, str(back))))
                 found += [Finding(back.name, f"{back}: {back.says}")] if back.says else []
     return found
-
-
-def _at(finding: Finding, shown: dict) -> Finding:
-    """A setting that differs, with the place where that was seen."""
-    for (name, setting), place in shown.items():
-        if finding.name == name and finding.place is None and finding.says.startswith(f"{setting} is "):
-            return replace(finding, place=place)
-    return finding
-
-
-def _told_as_setting(finding: Finding, rows: dict[str, Row]) -> bool:
-    """Whether a cause says of a layer what its settings say already."""
-    if finding.cause is None or not finding.cause.setting or "configuration" not in rows:
-        return False
-    differences = rows["configuration"].details["differences"]
-    return any(difference[:2] == [finding.name, finding.cause.setting] for difference in differences)
 
 
 def _within(name: str, layer: str) -> bool:
@@ -153,8 +133,24 @@ def _settings(differences) -> list[Finding]:
         more = f" and {len(layers) - 4} more" if len(layers) > 4 else ""
         also = f" So in {len(layers)} layers: {', '.join(layers[:4])}{more}." if len(layers) > 1 else ""
         says = f"{what} is {ours} in the reference and {theirs} in the candidate.{also}"
-        found.append(Finding(layers[0], says, layers=tuple(layers)))
+        found.append(Finding(layers[0], says, layers=tuple(layers), setting=what))
     return found
+
+
+def _told_once(found: list[Finding], places: list[Finding]) -> list[Finding]:
+    """All findings, where a setting that differs has the place that it alone explains, and the cause healed."""
+    kept, found = [], list(found)
+    for finding in places:
+        told = finding.cause.settings if finding.cause is not None else frozenset()
+        layers = {n.layer for n in (finding.place.reference, finding.place.candidate) if n is not None}
+        same = [n for n, f in enumerate(found) if f.setting in told and layers & set(f.layers)]
+        if not told or {found[n].setting for n in same} != told:
+            kept.append(finding)
+            continue
+        for n in same:
+            if found[n].place is None:
+                found[n] = replace(found[n], place=finding.place, cause=finding.cause)
+    return found + kept
 
 
 def _calls(reference, candidate) -> dict[str, str]:
@@ -226,7 +222,7 @@ def explain(partners: Partners, adapters, outputs: list[tuple[int, int]]) -> lis
     found, doubtful = [], set()
     for _ in range(MOST):
         place = locate(partners, outputs)
-        if place is None or any(f.place.candidate is place.candidate for f in found if f.place.candidate is not None):
+        if place is None or any(_again(place, f) for f in found):
             break
         if place.reference is None or place.candidate is None:
             found.append(_alone(partners, place, outputs))
@@ -235,24 +231,59 @@ def explain(partners: Partners, adapters, outputs: list[tuple[int, int]]) -> lis
         families = FAMILIES
         if doubtful & set(place.candidate.inputs):
             families = [family for family in FAMILIES if family not in FUNCTIONS]
-        cause = next(filter(None, (family(scene) for family in families)), None)
+        cause = next(filter(None, (_tried(family, scene) for family in families)), None)
         found.append(Finding(place.name, "" if cause is None else str(cause), place, cause))
-        ends = (cause and cause.ends) or scene.ends
-        if cause is None and not _ends_alike(scene):
+        ends = (cause and cause.ends) or _ends(scene)
+        if cause is None and not _ends_alike(scene, ends):
             doubtful.add(ends[1])
-        healed = _healed(partners, ends)
+        healed = _healed(partners, ends, cause and cause.missing)
         if healed is None:
             break
         partners = healed
     return found
 
 
-def _ends_alike(scene: Scene) -> bool:
-    """Whether the place is one layer, that ends with no activation on one side alone, for all that can be seen."""
+def _tried(family, scene: Scene) -> Cause | None:
+    try:
+        return family(scene)
+    except Exception:  # a stranger's layer may have any shape: then this is not what it does
+        return None
+
+
+def _again(place: Place, finding: Finding) -> bool:
+    """Whether a place was not healed when it was found: the same operations part, or one where nothing was known."""
+    before = finding.place
+    if place.candidate is None or place.candidate is not before.candidate:
+        return False
+    return finding.cause is None or place.reference is before.reference
+
+
+def _ends(scene: Scene) -> tuple[int, int]:
+    """What is healed where no cause was found: the last that both sides' layers make, or the first of each.
+
+    Where one side's layer ends with a convolution or a sum, the other's activation behind its own is left out.
+    """
+    linear = [_linear(graph, numbers) for graph, numbers in zip(scene.graphs, scene.numbers, strict=True)]
+    ends = list(scene.ends)
+    for side in (0, 1):
+        if linear[1 - side][-1:] == [scene.ends[1 - side]] and linear[side]:
+            ends[side] = linear[side][-1]
+    first = [numbers[0] for numbers in scene.numbers]
+    sizes = [[graph.values[v].size for graph, v in zip(scene.graphs, tried, strict=True)] for tried in (ends, first)]
+    return tuple(first if sizes[0][0] != sizes[0][1] and sizes[1][0] == sizes[1][1] else ends)
+
+
+def _linear(graph: Graph, numbers: list[int]) -> list[int]:
+    """Of some values, those that a convolution, a product of matrices or a sum made."""
+    made = [(number, graph.producers.get(number)) for number in numbers]
+    return [n for n, node in made if node is not None and any(word in node.title.lower() for word in LINEAR)]
+
+
+def _ends_alike(scene: Scene, ends: tuple[int, int]) -> bool:
+    """Whether the place is one layer, and healed behind no activation of one side alone, for all that can be seen."""
     if not scene.place.reference.layer or scene.place.reference.layer != scene.place.candidate.layer:
         return False
-    last = [graph.producers.get(end) for graph, end in zip(scene.graphs, scene.ends, strict=True)]
-    return all(node is not None and any(word in node.title.lower() for word in LINEAR) for node in last)
+    return all(_linear(graph, [end]) for graph, end in zip(scene.graphs, ends, strict=True))
 
 
 def _alone(partners: Partners, place: Place, outputs) -> Finding:
@@ -271,8 +302,13 @@ def _alone(partners: Partners, place: Place, outputs) -> Finding:
     return Finding(place.name, says, place)
 
 
-def _healed(partners: Partners, ends: tuple[int, int]) -> Partners | None:
-    """The graphs with the reference's numbers for a value of the candidate; None if they have no common shape."""
+def _healed(partners: Partners, ends: tuple[int, int], missing: int | None = None) -> Partners | None:
+    """The graphs with the reference's numbers for a value of the candidate; None if they have no common shape.
+
+    Args:
+        ends: number of the reference's and of the candidate's value.
+        missing: number of a value of the reference that the candidate is given too, though nothing there takes it.
+    """
     theirs, ours = ends
     expected, was = partners.graphs[0].values[theirs], partners.graphs[1].values[ours]
     if expected.size != was.size:
@@ -291,7 +327,11 @@ def _healed(partners: Partners, ends: tuple[int, int]) -> Partners | None:
                         known[number] = values[number] = array
     except Exception:  # a stranger's operation may fail in any way
         return None
-    changed = replace(graph, values=values, prints=dict(graph.prints))
+    sources = graph.sources
+    if missing is not None:
+        sources = (*sources, len(values))
+        values.append(partners.graphs[0].values[missing])
+    changed = replace(graph, values=values, sources=sources, prints=dict(graph.prints))
     return Partners(partners.graphs[0], changed, partners.tolerance, partners)
 
 

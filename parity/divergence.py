@@ -11,6 +11,8 @@ from parity.values import Partners, distance, orders, rearrangement, varies
 _WHOLE = ("multi_head_attention_forward", "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell",
           "rnn_tanh_cell", "rnn_relu_cell")  # fmt: skip
 
+FOLLOWED = 8  # operations of which a function may be made
+
 
 @dataclass(frozen=True)
 class Place:
@@ -62,7 +64,7 @@ def locate(partners: Partners, outputs: list[tuple[int, int]]) -> Place | None:
     if candidate is not None and reference is not None:
         ends = [_end(region, node) for region, node in zip(regions, (reference, candidate), strict=True)]
         apart = _apart(partners.graphs[0].values[ends[0]], partners.graphs[1].values[ends[1]])
-    name = _name(reference, candidate, regions)
+    name = _name(reference, candidate, regions, partners.graphs)
     frameworks = tuple(graph.framework for graph in partners.graphs)
     if frameworks[0] == frameworks[1]:
         frameworks = ("reference", "candidate")
@@ -121,7 +123,7 @@ def _turned_channels(other: np.ndarray, array: np.ndarray) -> str:
     return ""
 
 
-def _name(reference: Node | None, candidate: Node | None, regions) -> str:
+def _name(reference: Node | None, candidate: Node | None, regions, graphs) -> str:
     """What to call a place: by the candidate's layer, or the side that does more than the other, or the whole layer."""
     if reference is None or candidate is None:
         return (candidate or reference).name
@@ -135,6 +137,8 @@ def _name(reference: Node | None, candidate: Node | None, regions) -> str:
             return reference.layer  # one operation there, several parts here
         if candidate.layer in layers[0] and reference.layer not in layers[1]:
             return reference.layer  # the reference does something before the candidate's layer
+        if candidate.layer not in layers[0] and graphs[0].framework == "keras" != graphs[1].framework:
+            return reference.layer  # a block of torch, inside of which it is a function
     return candidate.layer
 
 
@@ -202,15 +206,42 @@ def _common_start(graphs, ours: dict, value: int, other: int) -> list[int]:
 
 
 def layer_values(graph: Graph, partners: dict, node: Node) -> list[int]:
-    """What the layer of an operation makes of what goes into it, in order; without partners, up to the last."""
+    """What the layer of an operation makes of what goes into it, in order; without partners, up to the last.
+
+    What it makes with the help of layers inside of it, as a block does, is not among them: that is of another place.
+    Of a function outside of every layer it is what follows of the same size, for SiLU may be two operations.
+    """
+    if not node.layer:
+        return _followed(graph, partners, node)
     reached, found = set(node.outputs), list(node.outputs[:1])
+    own = set(node.outputs)  # what the layer alone makes of equal values
     place = next(number for number, other in enumerate(graph.nodes) if other is node)
-    for other in graph.nodes[place + 1 :]:
-        if node.layer and other.layer == node.layer and reached & set(other.inputs):
+    for number, other in enumerate(graph.nodes):
+        if other.layer != node.layer or other is node:
+            continue
+        if all(value in own or value in partners for value in other.inputs):
+            own.update(other.outputs)
+            if number > place and reached & set(other.inputs):
+                reached.update(other.outputs)
+                found.append(other.outputs[0])
+                if other.outputs[0] in partners:
+                    break
+    return found
+
+
+def _followed(graph: Graph, partners: dict, node: Node) -> list[int]:
+    """What a function and those behind it make of equal values, each outside of every layer, at most `FOLLOWED`."""
+    reached, found, own = set(node.outputs), list(node.outputs[:1]), set(node.outputs)
+    size = graph.values[found[0]].size if found else 0
+    place = next(number for number, other in enumerate(graph.nodes) if other is node)
+    for number, other in enumerate(graph.nodes):
+        if other.layer or other is node or not all(value in own or value in partners for value in other.inputs):
+            continue
+        own.update(other.outputs)
+        same = number > place and reached & set(other.inputs) and graph.values[other.outputs[0]].size == size
+        if same and len(found) < FOLLOWED and found[-1] not in partners:
             reached.update(other.outputs)
             found.append(other.outputs[0])
-            if other.outputs[0] in partners:
-                break
     return found
 
 

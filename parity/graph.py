@@ -107,7 +107,8 @@ class Graph:
 def moves_only(graph: Graph, node: Node) -> bool:
     """Whether an operation only moves numbers (padding, reshaping, cutting), wherever they lie.
 
-    It brings in one new number at most, and of negated inputs it makes negated outputs, but for that number.
+    It brings in one new number at most, and of negated inputs it makes negated outputs, but for that number; also of
+    numbers of both signs, for of few that are negative a ReLU makes zeros.
     """
     if node.moves is not None:
         return node.moves
@@ -116,15 +117,29 @@ def moves_only(graph: Graph, node: Node) -> bool:
         return False
     if sum(a.size for a in made) > sum(a.size for a in given) and not _padded(given, made):
         return False  # numbers are repeated, as by a resizing
-    new = np.setdiff1d(np.concatenate([a.ravel() for a in made]), np.concatenate([a.ravel() for a in given]))
-    if new.size > 1:
+    if not _moved(given, made, node):
         return False
+    signed = [_of_both_signs(array, place) for place, array in enumerate(given)]
+    return _moved(signed, None, node)
+
+
+def _moved(given, made, node: Node) -> bool:
+    """Whether an operation moved these numbers; `made` is None where it is still to be run on them."""
     try:
+        made = node.run(given) if made is None else made
         again = node.run([-array for array in given])
-    except Exception:  # an operation that refuses negative numbers looks at them
+    except Exception:  # an operation that refuses some numbers looks at them
         return False
-    filled = np.unique(np.concatenate([a[a != -b] for a, b in zip(made, again, strict=True)]))
-    return filled.size <= 1
+    new = np.setdiff1d(np.concatenate([a.ravel() for a in made]), np.concatenate([a.ravel() for a in given]))
+    if new.size > 1 or any(a.shape != b.shape for a, b in zip(made, again, strict=True)):
+        return False
+    return np.unique(np.concatenate([a[a != -b] for a, b in zip(made, again, strict=True)])).size <= 1
+
+
+def _of_both_signs(array: np.ndarray, seed: int) -> np.ndarray:
+    """Different numbers of the shape and type of an array, each beside one of the other sign."""
+    numbers = np.arange(1, array.size + 1) * np.resize((1, -1), array.size) * (seed + 1.0) / (array.size + 1)
+    return np.random.default_rng(seed).permutation(numbers).reshape(array.shape).astype(array.dtype)
 
 
 def _padded(given, made) -> bool:

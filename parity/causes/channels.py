@@ -52,7 +52,7 @@ def _constants(scene: Scene, x: np.ndarray) -> Cause | None:
     """Both sides multiply by constants, which are the same numbers in another order."""
     found = []
     for side in (0, 1):
-        y = scene.made[side][-1]
+        y = scene.outputs[side]
         if y.shape != x.shape or not x.all():
             return None
         factors = y / x
@@ -62,9 +62,9 @@ def _constants(scene: Scene, x: np.ndarray) -> Cause | None:
     told = rearrangement(*found, 1e-6)
     if told is None or np.allclose(*found):
         return None
-    healed = scene.made[1][-1] / found[1] * found[0]
+    healed = scene.outputs[1] / found[1] * found[0]
     says = f"both multiply by the same numbers, the candidate in another order: {told[0]}."
-    return Cause(says, scene.before, distance(healed, scene.made[0][-1]))
+    return Cause(says, scene.before, distance(healed, scene.outputs[0]))
 
 
 def _affine(scene: Scene, x: np.ndarray) -> Cause | None:

@@ -19,7 +19,28 @@ TRIES = 24  # operations that are fed what the other side would feed them
 
 def find(scene: Scene) -> Cause | None:
     """The other side's next operation gives this side's numbers once it is fed what this side feeds it."""
-    return _exchanged(scene) or _inserted(scene)
+    return _bias(scene) or _exchanged(scene) or _inserted(scene)
+
+
+def _bias(scene: Scene) -> Cause | None:
+    """One side's layer ends with a bias, of which the other's has none."""
+    for side, node in enumerate((scene.place.reference, scene.place.candidate)):
+        bias = scene.weights[side].get("bias")
+        if bias is None or "bias" in scene.weights[1 - side] or "kernel" not in scene.weights[1 - side]:
+            continue
+        graph, opposite = scene.graphs[side], scene.graphs[1 - side]
+        for value in node.inputs:
+            twin = scene.partners.of[side].get(value, (None,))[0]
+            made = opposite.producers.get(twin)
+            if made is None or made.layer != node.layer or graph.producers[value].layer != node.layer:
+                continue
+            x, y = (canonical(graph.framework, graph.values[v]) for v in (value, node.outputs[0]))
+            if x.shape != y.shape or x.shape[-1:] != bias.shape or not distance(x + bias, y) <= NEAR:
+                continue
+            says = f"{node.layer} has a bias in the {ROLES[side]} and none in the {ROLES[1 - side]}."
+            ends = (twin, node.outputs[0]) if side else (node.outputs[0], twin)
+            return Cause(says, distance(x, y), distance(x + bias, y), ends=ends, settings=frozenset(["use_bias"]))
+    return None
 
 
 def _inserted(scene: Scene) -> Cause | None:
@@ -34,12 +55,35 @@ def _inserted(scene: Scene) -> Cause | None:
                     found = _behind(graph, end, made)
                     if found is None:
                         continue
-                    what = _what(scene, side, node, value, end)
-                    says = f"the {ROLES[side]} applies {what} before {consumer.name}, the {ROLES[1 - side]} does not."
-                    both = (target, found) if side else (found, target)
-                    before, after = distance(made, opposite.values[target]), _apart(made, graph.values[found])
-                    return Cause(says, before, after, ends=both)
+                    what, before = _what(scene, side, node, value, end), _next(scene, side, end, consumer)
+                    says = f"the {ROLES[side]} applies {what} before {before}, the {ROLES[1 - side]} does not."
+                    apart = distance(made, opposite.values[target]), _apart(made, graph.values[found])
+                    if side:
+                        return Cause(says, *apart, ends=(twin, end))
+                    if _taken_elsewhere(scene, value, end):
+                        return Cause(says, *apart, ends=(found, target), missing=end)
+                    return Cause(says, *apart, ends=(end, twin))
     return None
+
+
+def _taken_elsewhere(scene: Scene, value: int, end: int) -> bool:
+    """Whether the reference also takes a value for something else than what it makes another of."""
+    graph = scene.graphs[0]
+    inside = {v for node in graph.within([value, *scene.partners.of[0]], end) or () for v in node.outputs}
+    others = (node for node in graph.nodes if value in node.inputs and not inside & set(node.outputs))
+    return value in graph.outputs.values() or next(others, None) is not None
+
+
+def _next(scene: Scene, side: int, end: int, consumer: Node) -> str:
+    """What to call the operation before which one side does something: by a layer that both have, or else Keras's."""
+    names = [{node.layer for node in graph.nodes} - {""} for graph in scene.graphs]
+    if consumer.layer in names[side]:
+        return consumer.name
+    own = scene.graphs[side].producers[end].layer if end in scene.graphs[side].producers else ""
+    same = next((n for n in scene.graphs[side].nodes if end in n.inputs and n.layer not in ("", own)), None)
+    if same is not None and (same.layer in names[1 - side] or scene.graphs[side].framework == "keras"):
+        return same.layer
+    return consumer.name
 
 
 def _fed(graph: Graph, partners: dict, node: Node, new: dict) -> Iterator[tuple[int, np.ndarray]]:

@@ -23,7 +23,7 @@ def find(scene: Scene) -> Cause | None:
         made = _calculated(words[0], values)
         if fits(made, scene.made[0][:1]):
             says = f"the reference {words[0]} where the candidate {words[1]}."
-            return Cause(says, scene.before, nearest(made, scene.made[0][:1]))
+            return scene.cured(says, nearest(made, scene.made[0][:1]), (0, 0))
     joined = [_joined_before(graph, node) for graph, node in zip(scene.graphs, sides, strict=True)]
     if None not in joined:
         return _other_tensors(scene, joined, "joins")
@@ -79,8 +79,8 @@ def _other_tensors(scene: Scene, nodes, word: str) -> Cause | None:
         return None
     twice = ", twice" if len(ours) == 1 else ""
     told = "in another order" if sorted(theirs_in_candidate) == sorted(ours_in_candidate) else "other tensors"
-    return Cause(f"the candidate {word} {told}: the reference's come from {names[0]}, the candidate's from "
-                 f"{names[1]}{twice}.", scene.before, after)  # fmt: skip
+    says = f"the candidate {word} {told}: the reference's come from {names[0]}, the candidate's from {names[1]}{twice}."
+    return scene.cured(says, after, scene.last if word == "joins" else (0, 0))
 
 
 def _of_other_size(scene: Scene, nodes) -> Cause | None:
@@ -109,7 +109,7 @@ def _cured(scene: Scene, node: Node, theirs: list[int], word: str) -> float | No
         if len(values) != len(node.inputs):
             return None
         start = {n: graph.values[n] for n in graph.sources} | dict(zip(node.inputs, values, strict=True))
-        made, targets = graph.rerun(start, scene.ends[1]), scene.made[0][-1:]
+        made, targets = graph.rerun(start, scene.ends[1]), [scene.outputs[0]]
     else:
         made, targets = _calculated(word, values), scene.made[0][:1]
     if made is None:

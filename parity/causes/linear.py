@@ -7,10 +7,13 @@ import numpy as np
 
 from parity.causes import transposed
 from parity.causes.elementwise import ACTIVATIONS
-from parity.causes.scene import Cause, Scene, fits, nearest
+from parity.causes.scene import Cause, Scene, fits, nearest, which
 from parity.values import rearrangement
 
+KINDS = ("conv", "depthwise", "dense")
 IMAGENET = (np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]))
+# What is particular about a way to what both sides' layers say of themselves.
+SETTINGS = {"stride": "strides"}
 TRIES = 400  # convolutions of one example that one side may cost
 
 
@@ -18,7 +21,7 @@ def find(scene: Scene) -> Cause | None:
     """Both sides are this layer, with one thing otherwise."""
     if scene.kind == "conv_transpose" and "kernel" in scene.weights[1]:
         return transposed.find(scene)
-    if scene.kind not in ("conv", "depthwise", "dense") or "kernel" not in scene.weights[1]:
+    if scene.kind not in KINDS or any("kernel" not in weights for weights in scene.weights):
         return None
     moved = _reordered(scene)
     if moved is not None:
@@ -39,10 +42,13 @@ def find(scene: Scene) -> Cause | None:
             found[side] = _first(ways, targets[side]) or found[side]
     if found[0][0] == found[1][0]:
         return None
-    told = [_told(how, other) for (how, _), (other, _) in (found, found[::-1])]
-    code = _code(scene, found[0][0])
-    return Cause(f"the reference computes with {told[0]}, the candidate with {told[1]}.", scene.before,
-                 found[0][1], *code)  # fmt: skip
+    told = [_told(how, other) for (how, *_), (other, *_) in (found, found[::-1])]
+    says = f"the reference computes with {told[0]}, the candidate with {told[1]}."
+    # Behind the same function on both sides the two are one value; else each is what its layer ends with.
+    places = [way[2] for way in found] if found[0][3] == found[1][3] else scene.last
+    different = {name for name in found[0][0] if found[0][0][name] != found[1][0][name]}
+    explained = frozenset(SETTINGS[name] for name in different) if different <= set(SETTINGS) else frozenset()
+    return scene.cured(says, found[0][1], tuple(places), *_code(scene, found[0][0]), settings=explained)
 
 
 def _reordered(scene: Scene) -> Cause | None:
@@ -70,26 +76,27 @@ def _reordered(scene: Scene) -> Cause | None:
     return None
 
 
-def _first(ways, targets) -> tuple[dict, float] | None:
-    """The first of some ways that makes one of the targets, and how far from it; None if none does."""
-    return next(((how, made) for how, make in ways if (made := _made(make, targets)) is not None), None)
+def _first(ways, targets) -> tuple[dict, float, int, str] | None:
+    """The first of some ways that makes one of the targets, with what `_made` says of it; None if none does."""
+    return next(((how, *made) for how, make in ways if (made := _made(make, targets)) is not None), None)
 
 
-def _made(make, targets) -> float | None:
-    """How far what a way makes is from one of the targets, if it is one of them, alone or behind an activation."""
+def _made(make, targets) -> tuple[float, int, str] | None:
+    """(how far what a way makes is from one of the targets, which, behind which activation); None if it is none."""
     try:
         array = make()
     except Exception:  # a padding that does not go with this kernel
         return None
     if array is None:
         return None
-    for function, _, _ in ACTIVATIONS.values():
-        if not any(target.shape == array.shape for target in targets):
-            return None
+    if not any(target.shape == array.shape for target in targets):
+        return None
+    for name, (function, _, _) in ACTIVATIONS.items():
         with np.errstate(all="ignore"):
             value = function(array)
-        if fits(value, targets):
-            return min(float(np.linalg.norm(value - t) / np.linalg.norm(t)) for t in targets if t.shape == value.shape)
+        place = which(value, targets)
+        if place is not None:
+            return float(np.linalg.norm(value - targets[place]) / np.linalg.norm(targets[place])), place, name
     return None
 
 

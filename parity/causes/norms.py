@@ -4,7 +4,8 @@ import itertools
 
 import numpy as np
 
-from parity.causes.scene import Cause, Scene, fits, nearest
+from parity.causes.scene import Cause, Scene, which
+from parity.values import distance
 
 KINDS = ("batch_norm", "layer_norm", "group_norm", "rms_norm")
 ROUNDED = 1e-13  # relative distance at which no other way can be nearer
@@ -19,16 +20,17 @@ def find(scene: Scene) -> Cause | None:
     if None in found or found[0][0] == found[1][0]:
         return None
     told = [", ".join(f"{name} {value}" for name, value in how.items() if other.get(name) != value)
-            for (how, _), (other, _) in (found, found[::-1])]  # fmt: skip
+            for (how, *_), (other, *_) in (found, found[::-1])]  # fmt: skip
     epsilon = found[0][0]["epsilon"]
     same = found[0][0] | {"epsilon": 0} == found[1][0] | {"epsilon": 0}
     code = (f"epsilon={epsilon}", f"eps={epsilon}") if same else ("", "")
     says = f"the reference normalises with {told[0]}, the candidate with {told[1]}."
-    return Cause(says, scene.before, found[0][1], *code, setting="epsilon" if same else "")
+    explained = frozenset(["epsilon"]) if same else frozenset()
+    return scene.cured(says, found[0][1], (found[0][2], found[1][2]), *code, settings=explained)
 
 
-def _seen(scene: Scene, side: int) -> tuple[dict, float] | None:
-    """(how a side was seen to normalise, how far that is from its numbers): of the ways that fit, the nearest."""
+def _seen(scene: Scene, side: int) -> tuple[dict, float, int] | None:
+    """(how a side was seen to normalise, how far from its numbers, from which): of the ways that fit, the nearest."""
     x = next((array for array in scene.given[side] if array.dtype.kind == "f"), None)
     weights = scene.weights[side]
     if x is None:
@@ -38,14 +40,15 @@ def _seen(scene: Scene, side: int) -> tuple[dict, float] | None:
     for axis in range(x.ndim - 1, 0, -1):
         if x.shape[axis] != size:
             continue
-        moved, *targets = (np.moveaxis(a, axis, -1) for a in (x, *scene.made[side]) if a.ndim == x.ndim)
-        for how, value in _ways(scene.kind, moved.astype(np.float64), weights):
-            apart = nearest(value, targets) if fits(value, targets) else None
+        targets = [np.moveaxis(a, axis, -1) if a.ndim == x.ndim else a for a in scene.made[side]]
+        for how, value in _ways(scene.kind, np.moveaxis(x, axis, -1).astype(np.float64), weights):
+            place = which(value, targets)
+            apart = None if place is None else distance(value, targets[place])
             if apart is None or (best is not None and best[1] <= apart):
                 continue
             # Where the channels lie is told of batch norms alone; others may lie either way inside of a framework.
             where = {"axis": axis if axis < x.ndim - 1 else "last"} if scene.kind == "batch_norm" else {}
-            best = how | where, apart
+            best = how | where, apart, place
             if apart <= ROUNDED:
                 return best
     return best

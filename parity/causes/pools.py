@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from parity.causes.linear import geometries
-from parity.causes.scene import Cause, Scene, fits, nearest
+from parity.causes.scene import Cause, Scene, fits, nearest, which
 
 
 def find(scene: Scene) -> Cause | None:
@@ -13,14 +13,14 @@ def find(scene: Scene) -> Cause | None:
     found = [_seen(scene, side) for side in (0, 1)]
     if None in found or found[0][0] == found[1][0]:
         return None
-    (how, value), (other, _) = found
+    (how, value, first), (other, _, second) = found
     example = _example(scene)
     after = nearest(value, [array[example : example + 1] for array in scene.made[0]])
-    return Cause(f"the reference computes {how}, the candidate {other}.", scene.before, after)
+    return scene.cured(f"the reference computes {how}, the candidate {other}.", after, (first, second))
 
 
-def _seen(scene: Scene, side: int) -> tuple[str, np.ndarray] | None:
-    """(what a side was seen to compute, the array); None if it has no name."""
+def _seen(scene: Scene, side: int) -> tuple[str, np.ndarray, int] | None:
+    """(what a side was seen to compute, the array, which of those that it makes); None if it has no name."""
     images = [[a for a in arrays if a.dtype.kind == "f" and a.ndim in (3, 4, 5)] for arrays in scene.given]
     # From what both sides have, if there is such an image: what a side pads by itself is its own.
     shared = [a for a in images[1] if fits(a, images[0])]
@@ -32,7 +32,8 @@ def _seen(scene: Scene, side: int) -> tuple[str, np.ndarray] | None:
     for x in (*shared[:1], *images[side][:1]):
         x = x[example : example + 1].astype(np.float64)
         ways = itertools.chain(_whole(x), *(look(x, target, even) for look in looks for target in targets))
-        found = next(((how, value) for how, value in ways if fits(value, targets)), None)
+        places = ((how, value, which(value, targets)) for how, value in ways)
+        found = next((way for way in places if way[2] is not None), None)
         if found is not None:
             return found
     return None
@@ -40,7 +41,7 @@ def _seen(scene: Scene, side: int) -> tuple[str, np.ndarray] | None:
 
 def _example(scene: Scene) -> int:
     """The example that the two sides make most otherwise: on others two ways may give the same."""
-    a, b = scene.made[0][-1], scene.made[1][-1]
+    a, b = scene.outputs
     if a.shape != b.shape:
         return 0
     apart = np.abs(a - b).reshape(len(a), -1).sum(1)

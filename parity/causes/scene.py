@@ -24,7 +24,8 @@ class Cause:
         keras, torch: code that computes what the reference does; "" where nothing short says it.
         ends: numbers of the reference's and the candidate's value that are equal with the cure; None for those of the
             place.
-        setting: the one that it comes down to, by which the configuration rung tells it, too; "" if it is none.
+        missing: number of a value of the reference that the candidate has nothing like, if the cure brings it.
+        settings: what a layer says of itself that tells all of this, should both sides say it.
     """
 
     says: str
@@ -33,7 +34,8 @@ class Cause:
     keras: str = ""
     torch: str = ""
     ends: tuple[int, int] | None = None
-    setting: str = ""
+    missing: int | None = None
+    settings: frozenset[str] = frozenset()
 
     def __str__(self):
         both = (("Keras", self.keras), ("PyTorch", self.torch))
@@ -52,7 +54,7 @@ class Scene:
         graphs: of the reference and the candidate.
         given: for each side, arrays that go into the place.
         made: for each side, arrays that its layer makes there, in order: what it is made of, too.
-        ends: for each side, the number of the last of them.
+        numbers: for each side, the numbers of these values in its graph.
         weights: for each side, canonical variable of the layer to array.
         kind: of the layer; "" if it is a bare function.
         partners: the equal values.
@@ -63,7 +65,7 @@ class Scene:
     graphs: tuple[Graph, Graph]
     given: tuple[list[np.ndarray], list[np.ndarray]]
     made: tuple[list[np.ndarray], list[np.ndarray]]
-    ends: tuple[int, int]
+    numbers: tuple[list[int], list[int]]
     weights: tuple[dict, dict]
     kind: str
     partners: Partners = field(repr=False)
@@ -72,7 +74,7 @@ class Scene:
     @classmethod
     def of(cls, partners: Partners, place: Place, adapters) -> Scene:
         """Looks around a place."""
-        given, made, ends, weights, layouts = [], [], [], [], []
+        given, made, numbers, weights, layouts = [], [], [], [], []
         kinds = adapters[1].kinds() | adapters[0].kinds()
         layer = next((n.layer for n in (place.candidate, place.reference) if n.layer in kinds), "")
         kind = kinds.get(layer, "")
@@ -88,19 +90,47 @@ class Scene:
             layouts.append(order)
             made.append([canonical(order, graph.values[v]) for v in values])
             given.append([canonical(order, graph.values[v]) for v in dict.fromkeys(sources)])
-            ends.append(values[-1])
+            numbers.append(values)
             held = adapters[side].weights()
             own = {n.rpartition("/")[2]: w.array for n, w in held.items() if layer and n.startswith(f"{layer}/")}
             weights.append(own)
-        sides = map(tuple, (given, made, ends, weights))
+        sides = map(tuple, (given, made, numbers, weights))
         return cls(place, partners.graphs, *sides, kind, partners, tuple(layouts))
+
+    @property
+    def last(self) -> tuple[int, int]:
+        """For each side, the place of the last array that its layer makes; of a bare function, of the first."""
+        nodes = self.place.reference, self.place.candidate
+        return tuple(len(made) - 1 if node.layer else 0 for node, made in zip(nodes, self.made, strict=True))
+
+    @property
+    def outputs(self) -> tuple[np.ndarray, np.ndarray]:
+        """For each side, that array."""
+        return tuple(made[place] for made, place in zip(self.made, self.last, strict=True))
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """For each side, its number."""
+        return tuple(values[place] for values, place in zip(self.numbers, self.last, strict=True))
 
     @property
     def before(self) -> float:
         """How far the two sides' last arrays are apart."""
-        a, b = self.made[0][-1], self.made[1][-1]
-        apart = self.place.outputs
-        return distance(b, a) if a.shape == b.shape else float("inf") if apart is None else apart
+        return self.apart(*self.last)
+
+    def apart(self, first: int, second: int) -> float:
+        """How far two arrays are apart that the sides make, by their places among them."""
+        a, b = self.made[0][first], self.made[1][second]
+        if a.shape == b.shape:
+            return distance(b, a)
+        return float("inf") if self.place.outputs is None else self.place.outputs
+
+    def cured(
+        self, says: str, after: float, places: tuple[int, int], keras: str = "", torch: str = "", **more
+    ) -> Cause:
+        """A cause that makes two arrays equal, by their places among those that the sides make."""
+        ends = tuple(numbers[place] for numbers, place in zip(self.numbers, places, strict=True))
+        return Cause(says, self.apart(*places), after, keras, torch, ends, **more)
 
 
 def _as_given(partners: Partners, side: int, values) -> bool:
@@ -145,6 +175,11 @@ def fits(array: np.ndarray | None, targets: list[np.ndarray]) -> bool:
     if array is None or not np.isfinite(array).all():
         return False
     return any(t.shape == array.shape and t.dtype.kind == "f" and distance(array, t) <= EXACT for t in targets)
+
+
+def which(array: np.ndarray | None, targets: list[np.ndarray]) -> int | None:
+    """The place of the last of some arrays that an array is, up to rounding; None if it is none."""
+    return next((n for n in reversed(range(len(targets))) if fits(array, [targets[n]])), None)
 
 
 def nearest(array: np.ndarray, targets: list[np.ndarray]) -> float:

@@ -10,7 +10,7 @@ FACTORS = {255.0: "255", 1 / 255: "1/255", 2.0: "2", 0.5: "1/2", -1.0: "-1"}
 
 def find(scene: Scene) -> Cause | None:
     """What turns the candidate's array into the reference's."""
-    expected, found = scene.made[0][-1], scene.made[1][-1]
+    expected, found = scene.outputs
     if expected.shape != found.shape or expected.dtype.kind != "f" or expected.size < 8:
         return None
     expected, found = expected.astype(np.float64), found.astype(np.float64)

@@ -47,6 +47,7 @@ CAUSES = {
     "ReLU for a leaky one, on numbers that are positive": ("leaky ReLU of slope 0.1, the candidate ReLU",),
     "slopes of leaky ReLUs": ("slope 0.01, the candidate leaky ReLU of slope 0.3",),
     "a hard sigmoid without its ends": ("hard sigmoid", "a factor of 0.166667 and an offset of 0.5"),
+    "the second of two outputs": ("the reference computes ReLU", "the candidate tanh"),
     "numbers clipped too soon": ("clipping to 0 and 8, the candidate ReLU6",),
     "tanh for ReLU on zeros": ("does not vary",),
     "tanh for ReLU on ones": ("does not vary",),

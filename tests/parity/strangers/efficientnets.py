@@ -149,15 +149,3 @@ PORTS = (
     ("maximum", "GELU", "no gate bias", "epsilon", "momentum", "rate"),
     ("blocks first", "no residual", "hard gate", "symmetric stem", "symmetric blocks", "epsilon", "momentum"),
 )  # fmt: skip
-
-# Port by its place to its faults that are not named yet: a padding by F.pad before a convolution that strides in a
-# block, and what lies behind a place without a cause or beside a missing bias.
-MISSED = {
-    0: ["no top activation"],
-    2: ["symmetric blocks"],
-    4: ["no top activation"],
-    5: ["hard gate", "symmetric blocks"],
-    6: ["gate's ReLU"],
-    8: ["maximum"],
-    9: ["no residual", "symmetric blocks"],
-}
