@@ -27,12 +27,12 @@ class Difference:
 
     Attributes:
         statistic: its name.
-        reference, candidate: means.
+        reference, candidate: means, trimmed if asked for.
         difference: candidate minus reference.
         interval: 95% bootstrap interval of the difference (percentiles; with few runs it is somewhat too narrow).
         p_different: of the permutation test of the means, two-sided.
         margin: for equivalence, stated beforehand.
-        p_equivalent: the larger of the two one-sided Welch tests against the margin.
+        p_equivalent: the larger of the two one-sided tests of Welch or Yuen against the margin.
         verdict: "equivalent", "different" or "undecided".
     """
 
@@ -51,13 +51,16 @@ class Difference:
         return self.verdict == "equivalent"
 
 
-def compare_numbers(statistic, reference, candidate, margin, *, alpha=0.05, bootstraps=10_000, seed=0) -> Difference:
+def compare_numbers(
+    statistic, reference, candidate, margin, *, trim=0.0, alpha=0.05, bootstraps=10_000, seed=0
+) -> Difference:
     """Compares one number per run of two sets.
 
     Args:
         statistic: name, for the report.
         reference, candidate: float arrays (runs,), at least 2 each.
         margin: positive; the difference that counts as none.
+        trim: share of runs left out at either end, in [0, 0.5), for all but the test for difference.
         alpha: level of both tests.
         bootstraps: resamples for the interval.
         seed: of resampling.
@@ -72,17 +75,19 @@ def compare_numbers(statistic, reference, candidate, margin, *, alpha=0.05, boot
         raise ValueError(f"margin must be positive. Received: {margin!r}")
     rng = np.random.default_rng(seed)
     means = [
-        sample[rng.integers(len(sample), size=(bootstraps, len(sample)))].mean(1) for sample in (candidate, reference)
+        stats.trim_mean(sample[rng.integers(len(sample), size=(bootstraps, len(sample)))], trim, axis=1)
+        for sample in (candidate, reference)
     ]
     interval = np.percentile(means[0] - means[1], [2.5, 97.5])
     different = permutation_test(reference[:, None], candidate[:, None], seed=seed)
-    equivalent = equivalence_test(reference, candidate, margin)
+    equivalent = equivalence_test(reference, candidate, margin, trim)
+    first, second = (float(stats.trim_mean(sample, trim)) for sample in (reference, candidate))
     verdict = "equivalent" if equivalent < alpha else "different" if different < alpha else "undecided"
     return Difference(
         statistic,
-        float(reference.mean()),
-        float(candidate.mean()),
-        float(candidate.mean() - reference.mean()),
+        first,
+        second,
+        second - first,
         (float(interval[0]), float(interval[1])),
         different,
         margin,
@@ -91,18 +96,30 @@ def compare_numbers(statistic, reference, candidate, margin, *, alpha=0.05, boot
     )
 
 
-def equivalence_test(reference, candidate, margin: float) -> float:
-    """p of the two one-sided tests (TOST), with Welch's variance: small if the means differ by less than `margin`."""
-    reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
-    a, b = reference.var(ddof=1) / len(reference), candidate.var(ddof=1) / len(candidate)
-    error = math.sqrt(a + b)
-    difference = candidate.mean() - reference.mean()
+def equivalence_test(reference, candidate, margin: float, trim: float = 0.0) -> float:
+    """p of the two one-sided tests (TOST): small if the means differ by less than `margin`.
+
+    Variances may differ (Welch 1938). With `trim`, the means are those without that share of runs at either end, and
+    the test is Yuen's (1974): one run that went astray neither makes two sets unequal nor hides that they are equal.
+    """
+    (first, a, m), (second, b, n) = (_trimmed(sample, trim) for sample in (reference, candidate))
+    error, difference = math.sqrt(a + b), second - first
     if error == 0:
         return 0.0 if abs(difference) < margin else 1.0
-    freedom = (a + b) ** 2 / (a**2 / (len(reference) - 1) + b**2 / (len(candidate) - 1))
+    freedom = (a + b) ** 2 / (a**2 / (m - 1) + b**2 / (n - 1))
     above = stats.t.sf((difference + margin) / error, freedom)  # against "smaller than -margin"
     below = stats.t.cdf((difference - margin) / error, freedom)  # against "larger than margin"
     return float(max(above, below))
+
+
+def _trimmed(sample, trim: float) -> tuple[float, float, int]:
+    """(trimmed mean, its variance from the winsorised sample, how many are left)."""
+    ordered = np.sort(np.asarray(sample, np.float64))
+    total, out = len(ordered), int(trim * len(ordered))
+    left = total - 2 * out
+    middle = ordered[out : total - out]
+    winsorised = np.clip(ordered, middle[0], middle[-1])
+    return float(middle.mean()), float((total - 1) * winsorised.var(ddof=1) / (left * (left - 1))), left
 
 
 def permutation_test(reference: np.ndarray, candidate: np.ndarray, seed: int = 0) -> float:

@@ -14,11 +14,11 @@ from parity.errors import Row
 # About how many seconds a job takes on one core (two of an AMD EPYC, November 2026), for the time left and for what to
 # begin with. Nothing depends on their being right. Of a model: at one size in one type.
 SECONDS = {
-    "b0": 15, "b0-stem64": 10, "b4": 45, "stem-b0": 14, "stem-b4": 30, "skip-b0": 22, "split-b0": 22,
-    "lockstep b0": 32, "lockstep b0-stem64": 8, "lockstep b4": 35, "lockstep stem-b0": 12,
-    "lockstep stem-b4": 22, "lockstep skip-b0": 14, "lockstep split-b0": 16,
-    "lockstep fine-tune": 55,
-    "backends": 41, "optimizer": 8, "sample": 70, "fault": 2, "fault of training": 2, "correct port": 3,
+    "b0": 20, "b0-stem64": 9, "b4": 40, "stem-b0": 16, "stem-b4": 33, "skip-b0": 18, "split-b0": 23,
+    "lockstep b0": 72, "lockstep b0-stem64": 17, "lockstep b4": 62, "lockstep stem-b0": 25,
+    "lockstep stem-b4": 50, "lockstep skip-b0": 26, "lockstep split-b0": 40,
+    "lockstep fine-tune": 80,
+    "backends": 43, "optimizer": 8, "sample": 150, "fault": 3, "fault of training": 2, "correct port": 4,
 }  # fmt: skip
 
 

@@ -33,6 +33,10 @@ MISLABELLED = "torch_ref with wrong targets"  # of a third of the images, as a t
 SWAPPED = "torch_ref validated in BGR"  # as OpenCV reads images, where training read them as RGB
 SEEDS = {"official": 0, "keras_stoch": 1000, "torch_ref": 2000, CONTROL: 3000, MISLABELLED: 4000, SWAPPED: 5000}
 ALPHA = 0.05
+# Share of runs left out at either end. Two of 18 runs of the three packages ended at a validation AUC of 0.92 and 0.95,
+# all others above 0.99: moving averages of batch norm that 80 steps have not brought home. One such run in six would
+# leave a correct port undecided.
+TRIM = 0.2
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Plan:
     hold_epochs: int = 1
     decay: float = 0.3
     batch_size: int = 8
-    looks: tuple[int, ...] = (0, 2, 4, 8, 16, 32, 48, 64, 80)
+    looks: tuple[int, ...] = (0, 8, 16, 32, 48, 64, 80)
     images: int = 320
     validation: int = 160
     shift: float = 140.0
@@ -135,7 +139,7 @@ def compare_samples(reference: Sample, candidate: Sample, seed: int = 0) -> list
     """A `statistics.Difference` per statistic of `MARGINS`: equivalent, different or undecided."""
     first, second = reference.summaries(), candidate.summaries()
     return [
-        compare_numbers(name, first[name], second[name], margin, alpha=ALPHA, seed=seed)
+        compare_numbers(name, first[name], second[name], margin, trim=TRIM, alpha=ALPHA, seed=seed)
         for name, margin in MARGINS.items()
     ]
 
