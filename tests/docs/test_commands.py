@@ -31,6 +31,10 @@ def parse(line):
         assert all("=" in word for word in words[2:])
     elif "-m" in words:  # python -m, torchrun ... -m
         module = words.index("-m") + 1
+        if words[module].startswith("tests."):  # takes no options
+            assert (ROOT / f"{words[module].replace('.', '/')}.py").exists()
+            assert not [word for word in words[module + 1 :] if word.startswith("-")]
+            return
         parsers[words[module]]().parse_args(words[module + 1 :])
     else:
         script = (ROOT / words[1]).read_text()

@@ -98,7 +98,7 @@ def test_faults_are_placed_and_explained_as_with_the_model(recorded, names, tmp_
         (r.check, r.status, r.first_divergence) for r in live.rows
     ]
     assert [(f.name, f.says) for f in report.causes] == [(f.name, f.says) for f in live.causes]
-    assert any("epsilon 1e-05, the candidate with epsilon 0.001" in f.says for f in report.causes)
+    assert any("epsilon is 1e-05 in the reference and 0.001" in f.says for f in report.causes), report.causes
     page = report.write(tmp_path).read_text()
     assert "nn.functional.gelu(self.norm(self.conv(x)))" in page  # the line of a program that is not here
     assert "theirs.py" in page
