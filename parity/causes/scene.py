@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from parity.divergence import Place, layer_values
-from parity.graph import Graph, Node
+from parity.graph import Graph, Node, moves_only
 from parity.values import Partners, distance
 
 # Relative distance at which a function is taken for what a side computes: rounding, and float32 constants of GELU.
@@ -147,13 +147,19 @@ def _as_given(partners: Partners, side: int, values) -> bool:
 
 
 def _sources(graph: Graph, partners: dict, node: Node) -> list[int]:
-    """The equal values that reach an operation by way of others that only move numbers."""
-    found, pending = [], [value for value in node.inputs if value not in partners]
+    """The equal values that reach an operation by way of others, which part or are its layer's own and move numbers."""
+    found, pending = [], [v for v in node.inputs if v not in partners or _moved_inside(graph, node, v)]
     while pending:
         made = graph.producers.get(pending.pop())
         for value in made.inputs if made is not None else ():
             (found if value in partners else pending).append(value)
     return found
+
+
+def _moved_inside(graph: Graph, node: Node, value: int) -> bool:
+    """Whether a layer itself moved the numbers that its operation takes, as Keras's softmax of another axis does."""
+    made = graph.producers.get(value)
+    return made is not None and bool(node.layer) and made.layer == node.layer and moves_only(graph, made)
 
 
 def _behind(graph: Graph, values) -> set[int]:

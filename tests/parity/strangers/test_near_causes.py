@@ -227,3 +227,17 @@ def test_what_one_side_inserts_hides_nothing_that_takes_it_too(port):
     assert "the candidate applies SiLU before b, the reference does not" in causes(report), report
     assert "the reference computes exact GELU, the candidate ReLU" in causes(report), report
     assert len(report.causes) == 2, report
+
+
+@pytest.mark.parametrize(
+    ("size", "axis", "told"), [((7,), 0, "the batch"), ((5, 7), 1, "axis -2"), ((4, 5, 7), 2, "axis -2")]
+)
+def test_a_softmax_of_an_axis_that_keras_exchanges_with_the_last(size, axis, told):
+    port = image(L.Dense(7, name="0"), L.Softmax(axis=axis, name="1"), size=size)
+    dim = 1 if len(size) == 3 else -1
+    dense = nn.Conv2d(7, 7, 1) if len(size) == 3 else nn.Linear(7, 7)
+    original = nn.Sequential(dense, nn.Softmax(dim))
+    options = {"convert": {"0/kernel": lambda kernel: kernel.reshape(7, 7)}} if len(size) == 3 else {}
+    report = parity.compare(original, port, random(3, *size), transfer=True, training=False, **options)
+    words = f"the reference computes softmax over the last axis, the candidate softmax over {told}"
+    assert words in causes(report), report
