@@ -3,6 +3,9 @@
 import keras
 from keras import ops
 
+# cuDNN's kernel takes no smaller one.
+LEAST_EPSILON = 1.001e-5
+
 
 @keras.saving.register_keras_serializable("keras_stoch")
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -43,6 +46,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             keras.config.backend() == "tensorflow"
             and len(inputs.shape) == 4
             and self.axis in (-1, 3)
+            and self.epsilon >= LEAST_EPSILON
             and self.scale
             and self.center
             and not self.synchronized

@@ -76,13 +76,13 @@ def findings(rows: list[Row], reference, candidate, notes: list[str]) -> list[Fi
     known = {layer.partition("/")[0] for finding in found for layer in finding.layers or (finding.name,)}
     if "forward" in rows and candidate.parted is not None and double:
         with _told(notes):
-            places = _places(candidate.parted, reference, candidate)
+            places = _places(candidate.parted, reference, candidate, notes)
             # What the weights or settings of a layer explain needs no second cause.
             places = [f for f in places if f.says or not any(_within(f.name, layer) for layer in known)]
             found = _told_once(found, places)
     elif "forward" not in rows and "batch_norm" in rows and double:
         with _told(notes):
-            found += [f for f in _trained(reference, candidate) if f.name.partition("#")[0] not in known]
+            found += [f for f in _trained(reference, candidate, notes) if f.name.partition("#")[0] not in known]
     elif "gradients" in rows and not rows.keys() & {"forward", "batch_norm"} and double:
         with _told(notes):
             back = backwards.locate(reference, candidate)
@@ -103,24 +103,28 @@ def _told(notes):
     try:
         yield
     except Exception as error:
-        text = str(error).strip()
-        notes.append(f"Causes were not found out ({type(error).__name__}: {text.splitlines()[0] if text else ''}).")
+        notes.append(f"Causes were not found out ({_line(error)}).")
 
 
-def _places(partners: Partners, reference, candidate) -> list[Finding]:
+def _line(error: Exception) -> str:
+    """The kind of an error, and the first line of what it says."""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+
+
+def _places(partners: Partners, reference, candidate, notes) -> list[Finding]:
     """The operations at which two models part on the way to the outputs that both have."""
     ends = [graph.outputs for graph in partners.graphs]
     pairs = [(ends[0][name], ends[1][name]) for name in ends[0] if name in ends[1]]
-    return explain(partners, (reference.adapter, candidate.adapter), pairs)
+    return explain(partners, (reference.adapter, candidate.adapter), pairs, notes)
 
 
-def _trained(reference, candidate) -> list[Finding]:
+def _trained(reference, candidate, notes) -> list[Finding]:
     """What differs in training mode alone: averages that move otherwise, and operations."""
     found = [Finding(layer, says) for layer, says in moving.explain(reference, candidate).items()]
     with reference.acting(), candidate.acting():
         partners = pair_values(reference, candidate, reference.batches[0], training=True)
         told = {finding.name for finding in found}
-        return [f for f in _places(partners, reference, candidate) if f.name not in told] + found
+        return [f for f in _places(partners, reference, candidate, notes) if f.name not in told] + found
 
 
 def _settings(differences) -> list[Finding]:
@@ -208,7 +212,7 @@ def _shapes(reference, candidate) -> list[Finding]:
             for name, ours, theirs in report.wrong_shape]  # fmt: skip
 
 
-def explain(partners: Partners, adapters, outputs: list[tuple[int, int]]) -> list[Finding]:
+def explain(partners: Partners, adapters, outputs: list[tuple[int, int]], notes: list[str]) -> list[Finding]:
     """All places at which two models part on the way to some outputs, each with its cause if one was found.
 
     What parts is healed by the reference's numbers in the candidate's place, all that follows is computed anew, and so
@@ -218,6 +222,7 @@ def explain(partners: Partners, adapters, outputs: list[tuple[int, int]]) -> lis
         partners: equal values of the two graphs.
         adapters: of the reference and the candidate, in whose weights causes are looked for.
         outputs: numbers of an output on each side, which differ.
+        notes: receives which causes could not be tried at a place that was left without one.
     """
     found, doubtful = [], set()
     for _ in range(MOST):
@@ -231,7 +236,10 @@ def explain(partners: Partners, adapters, outputs: list[tuple[int, int]]) -> lis
         families = FAMILIES
         if doubtful & set(place.candidate.inputs):
             families = [family for family in FAMILIES if family not in FUNCTIONS]
-        cause = next(filter(None, (_tried(family, scene) for family in families)), None)
+        failed = []
+        cause = next(filter(None, (_tried(family, scene, failed) for family in families)), None)
+        if cause is None and failed:
+            notes.append(f"At {place.name} not every cause could be tried: {'; '.join(failed)}.")
         found.append(Finding(place.name, "" if cause is None else str(cause), place, cause))
         ends = (cause and cause.ends) or _ends(scene)
         if cause is None and not _ends_alike(scene, ends):
@@ -243,10 +251,12 @@ def explain(partners: Partners, adapters, outputs: list[tuple[int, int]]) -> lis
     return found
 
 
-def _tried(family, scene: Scene) -> Cause | None:
+def _tried(family, scene: Scene, failed: list[str]) -> Cause | None:
+    """What a family says; an error, for a stranger's layer may have any shape, is told and ends no search."""
     try:
         return family(scene)
-    except Exception:  # a stranger's layer may have any shape: then this is not what it does
+    except Exception as error:
+        failed.append(f"{family.__module__.rpartition('.')[2]} ({_line(error)})")
         return None
 
 

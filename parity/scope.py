@@ -9,7 +9,7 @@ from parity.divergence import Place
 from parity.errors import Row
 from parity.graph import Node
 from parity.trace import Trace, is_output
-from parity.transfer import match, weights_beside
+from parity.transfer import match, weights_of_both
 from parity.values import distance
 
 NOT_TOLD = ("name", "trainable", "dtype", "build_config", "registered_name", "module", "class_name")
@@ -95,7 +95,7 @@ def survey(rows: list[Row], reference: Trace, candidate: Trace, causes) -> Scope
     """
     adapters = reference.adapter, candidate.adapter
     partners = candidate.parted or candidate.partners
-    weights = weights_beside(*adapters), weights_beside(*adapters[::-1])
+    weights = weights_of_both(*adapters)
     report = match(*adapters)
     wrong = {name for name, _, _ in report.wrong_shape}
     common = [name for name in weights[0] if name in weights[1] and name not in wrong]

@@ -66,13 +66,14 @@ def compare_numbers(
         seed: of resampling.
 
     Raises:
-        ValueError: for fewer than two runs, or a margin that is not positive.
+        ValueError: for fewer than two runs, a margin that is not positive, or a trim that leaves fewer than two.
     """
     reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     if min(len(reference), len(candidate)) < 2:
         raise ValueError(f"Statistics need two runs of each at least. Received: {len(reference)} and {len(candidate)}")
     if not 0 < margin < math.inf:
         raise ValueError(f"margin must be positive. Received: {margin!r}")
+    equivalent = equivalence_test(reference, candidate, margin, trim)
     rng = np.random.default_rng(seed)
     means = [
         stats.trim_mean(sample[rng.integers(len(sample), size=(bootstraps, len(sample)))], trim, axis=1)
@@ -80,7 +81,6 @@ def compare_numbers(
     ]
     interval = np.percentile(means[0] - means[1], [2.5, 97.5])
     different = permutation_test(reference[:, None], candidate[:, None], seed=seed)
-    equivalent = equivalence_test(reference, candidate, margin, trim)
     first, second = (float(stats.trim_mean(sample, trim)) for sample in (reference, candidate))
     verdict = "equivalent" if equivalent < alpha else "different" if different < alpha else "undecided"
     return Difference(
@@ -101,6 +101,9 @@ def equivalence_test(reference, candidate, margin: float, trim: float = 0.0) -> 
 
     Variances may differ (Welch 1938). With `trim`, the means are those without that share of runs at either end, and
     the test is Yuen's (1974): one run that went astray neither makes two sets unequal nor hides that they are equal.
+
+    Raises:
+        ValueError: for a trim outside of [0, 0.5), or one that leaves fewer than two runs.
     """
     (first, a, m), (second, b, n) = (_trimmed(sample, trim) for sample in (reference, candidate))
     error, difference = math.sqrt(a + b), second - first
@@ -117,6 +120,8 @@ def _trimmed(sample, trim: float) -> tuple[float, float, int]:
     ordered = np.sort(np.asarray(sample, np.float64))
     total, out = len(ordered), int(trim * len(ordered))
     left = total - 2 * out
+    if not 0 <= trim < 0.5 or left < 2:
+        raise ValueError(f"trim must be in [0, 0.5) and leave two runs at least. Received: {trim} of {total} runs")
     middle = ordered[out : total - out]
     winsorised = np.clip(ordered, middle[0], middle[-1])
     return float(middle.mean()), float((total - 1) * winsorised.var(ddof=1) / (left * (left - 1))), left

@@ -59,14 +59,8 @@ class TransferReport:
         return "\n".join(lines)
 
 
-def weights_beside(side: Adapter, other: Adapter) -> dict[str, Weight]:
-    """A model's weights by name; what several of its layers share, under each name that the other model has too."""
-    own, names = side.weights(), other.weights().keys()
-    return own | {name: weight for name, weight in side.tied().items() if name in names and name not in own}
-
-
 def weights_of_both(source: Adapter, target: Adapter) -> tuple[dict[str, Weight], dict[str, Weight]]:
-    """`weights_beside` of each of two models, each asked for its weights once."""
+    """Two models' weights by name; what several layers of one share, under each name that the other has too."""
     own = source.weights(), target.weights()
     return tuple(
         mine | {name: weight for name, weight in side.tied().items() if name in names and name not in mine}
@@ -111,7 +105,7 @@ def transfer(source: Adapter, target: Adapter, strict: bool = True) -> TransferR
     if strict and not report.complete:
         raise TransferError(f"The models do not match; nothing was copied.\n{report}", report)
     wrong = {name for name, _, _ in report.wrong_shape}
-    sent = {n: np.array(w.array) for n, w in weights_beside(source, target).items() if n not in wrong}
+    sent = {n: np.array(w.array) for n, w in weights_of_both(source, target)[0].items() if n not in wrong}
     before = {n: np.array(w.array) for n, w in target.weights().items()}
     target.assign(sent)
     arrived = target.weights() | target.tied()

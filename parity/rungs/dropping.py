@@ -2,9 +2,13 @@
 
 import numpy as np
 
+ROLES = ("reference", "candidate")
+
 
 def idle(reference, candidate) -> list[tuple[str, str]]:
-    """Layers with a rate that hand on what they are given in training mode, on the one side on which there are such.
+    """Layers with a rate that hand on what they are given in training mode, where the other model's do not.
+
+    Layers of one name are compared with each other; of the rest, those of one side with those of the other.
 
     What drops also scales what it keeps: one that acts never gives back its inputs, however little it drops.
 
@@ -20,14 +24,18 @@ def idle(reference, candidate) -> list[tuple[str, str]]:
     rated = [{name for name, facts in side.adapter.settings().items() if facts.get("rate", 0) > 0} for side in sides]
     if not all(rated):
         return []
-    found = [_idle(side, names) for side, names in zip(sides, rated, strict=True)]
-    if None in found or all(found):
-        return []
-    return [(name, role) for names, role in zip(found, ("reference", "candidate"), strict=True) for name in names]
+    first, second = (_seen(side, names) for side, names in zip(sides, rated, strict=True))
+    common = [name for name in first if name in second]
+    found = [(name, ROLES[second[name]]) for name in common if first[name] != second[name]]
+    alone = [{n: same for n, same in seen.items() if n not in common} for seen in (first, second)]
+    asleep = [[name for name, same in seen.items() if same] for seen in alone]
+    if all(alone) and not all(asleep):
+        found += [(name, role) for names, role in zip(asleep, ROLES, strict=True) for name in names]
+    return found
 
 
-def _idle(side, names: set[str]) -> list[str] | None:
-    """Of some layers those that change nothing in training mode; None if none of them was seen at work."""
+def _seen(side, names: set[str]) -> dict[str, bool]:
+    """Of some layers whether they change nothing in training mode, of those of which it can be told."""
     with side.adapter.preserved(trainable=False):
         calls = side.adapter.capture(side.batches[0], training=True)
     layers, seen = side.adapter.layers(), {}
@@ -39,7 +47,7 @@ def _idle(side, names: set[str]) -> list[str] | None:
         # One of somebody's own may not scale, and have kept all by chance.
         if call.inputs[0].any() and not (same and not _scales(layers.get(layer))):
             seen[layer] = seen.get(layer, True) and same
-    return [name for name, same in seen.items() if same] if seen else None
+    return seen
 
 
 def _scales(layer) -> bool:

@@ -26,8 +26,9 @@ def check(reference, candidate, truth=None) -> dict:
     a table of positions), for the other may hold them outside its weights, and the outputs tell whether they are right;
     and where only inference matters, a variable that does nothing (`NEUTRAL`).
     """
-    ours, theirs = weights = weights_of_both(reference.adapter, candidate.adapter)
-    report = match(reference.adapter, candidate.adapter, weights)
+    sides = reference.adapter, candidate.adapter
+    ours, theirs = both = weights_of_both(*sides)
+    report = match(*sides, both)
     lonely, idle = [], []
     for weights, others in ((ours, theirs), (theirs, ours)):
         for name in weights.keys() - others.keys():

@@ -99,6 +99,12 @@ def test_trimmed_equivalence_is_scipys_yuen_test(trim, rng):
     assert equivalence_test(a, b, 1.5, trim) == pytest.approx(max(lower, upper))
 
 
+@pytest.mark.parametrize(("runs", "trim"), [(3, 0.4), (9, 0.5), (9, -0.1)])
+def test_a_trim_that_leaves_too_few(runs, trim, rng):
+    with pytest.raises(ValueError, match="leave two runs at least. Received"):
+        compare_numbers("auc", rng.normal(size=runs), rng.normal(size=runs), 0.1, trim=trim)
+
+
 def test_a_run_astray_hides_no_equality_once_it_is_trimmed():
     """Two sets of six runs, one of which lost a tenth; and a set that lost it in every run."""
     whole, astray = [0.999, 1.0, 1.0, 0.998, 1.0, 0.999], [1.0, 0.999, 0.9, 1.0, 1.0, 0.998]

@@ -9,7 +9,7 @@ import torch
 from scipy.special import log_expit
 
 import torch_ref
-from torch_ref.layers import BatchNorm2d
+from torch_ref.norms import BatchNorm2d
 from torch_ref.training import AdamW, Recipe, RMSprop, fit, make_optimizer
 from torch_ref.training.__main__ import main
 from torch_ref.training.optimizer import Averages, cross_entropy

@@ -8,7 +8,8 @@ from torch import nn
 
 import torch_ref
 from torch_ref.architectures import ARCHITECTURES
-from torch_ref.layers import BatchNorm2d, Conv2d, Dropout
+from torch_ref.layers import Conv2d, Dropout
+from torch_ref.norms import BatchNorm2d
 
 
 @pytest.mark.parametrize(("name", "count"), [("b0", 4_008_829), ("b4", 17_550_409)])

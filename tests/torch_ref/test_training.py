@@ -212,7 +212,7 @@ with open(os.path.join(sys.argv[3], "rank" + os.environ["RANK"]), "w") as file:
 # Batch norm over three and five images in two processes, against one process with all eight.
 BATCH_NORM = """
 import torch
-from torch_ref.layers import BatchNorm2d
+from torch_ref.norms import BatchNorm2d
 torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()
 generator = torch.Generator().manual_seed(0)

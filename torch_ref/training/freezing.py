@@ -6,7 +6,7 @@ import re
 import torch
 
 from torch_ref.architectures import Architecture
-from torch_ref.layers import BatchNorm2d
+from torch_ref.norms import BatchNorm2d
 
 PLACE = re.compile(r"^(?:detail\.)?(stem|block\d+[a-z]+|top)[_.]")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed
 
-from torch_ref.layers import BatchNorm2d
+from torch_ref.norms import BatchNorm2d
 
 
 @dataclass(frozen=True)

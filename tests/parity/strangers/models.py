@@ -81,3 +81,17 @@ def image(*layers, size=(9, 11, 3)):
     for layer in layers:
         x = layer(x)
     return keras.Model(inputs, x)
+
+
+class DropPath(nn.Module):
+    """Leaves whole examples out of a branch."""
+
+    def __init__(self, drop_prob):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        keep = 1 - self.drop_prob
+        return x * (torch.rand(len(x), 1, 1, 1) < keep).to(x.dtype) / keep

@@ -8,6 +8,7 @@ from torch import nn
 
 import parity
 from tests.parity.strangers.models import (
+    DropPath,
     L,
     Subclassed,
     TorchDense,
@@ -113,17 +114,6 @@ def test_float64_false_measures_rounding_by_a_copy():
 
 
 def test_dropout_is_off_in_training_mode_by_class():
-    class DropPath(nn.Module):
-        def __init__(self, drop_prob):
-            super().__init__()
-            self.drop_prob = drop_prob
-
-        def forward(self, x):
-            if not self.training:
-                return x
-            keep = 1 - self.drop_prob
-            return x * x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep) / keep
-
     class Functional(nn.Module):
         def forward(self, x):
             return nn.functional.dropout(x, 0.5, self.training)

@@ -161,7 +161,7 @@ def test_what_a_layer_drops_at_once(layer, framework, dropped):
     assert settings(layer, framework).get("drops") == dropped
 
 
-class DropPath(nn.Module):
+class Unscaled(nn.Module):
     """One that does not scale: whoever keeps all examples by chance was not asleep."""
 
     drop_prob = 1e-6
@@ -172,10 +172,28 @@ class DropPath(nn.Module):
 
 def test_chance_is_not_taken_for_a_dropout_that_is_asleep():
     original = chain(nn.Conv2d(3, 4, 3), nn.Dropout(1e-6), nn.ReLU())
-    port = chain(nn.Conv2d(3, 4, 3), DropPath(), nn.ReLU())
+    port = chain(nn.Conv2d(3, 4, 3), Unscaled(), nn.ReLU())
     port.load_state_dict(original.state_dict())
     report = parity.compare(original, port, IMAGES)
     assert "drops nothing" not in str(report), report
+
+
+class Asleep(nn.Dropout):
+    def forward(self, x):
+        return x
+
+
+def test_a_dropout_asleep_in_both_hides_no_other():
+    """By name; and of those that the other model does not have, those of one side alone."""
+    original = chain(nn.Conv2d(3, 4, 3), Asleep(0.2), nn.Dropout(0.2), nn.Conv2d(4, 4, 1))
+    port = chain(nn.Conv2d(3, 4, 3), Asleep(0.2), Asleep(0.2), nn.Conv2d(4, 4, 1))
+    port.load_state_dict(original.state_dict())
+    for pair, role in (((original, port), "candidate"), ((port, original), "reference")):
+        report = parity.compare(*pair, IMAGES)
+        assert not report.passed
+        assert any(f"the {role} drops nothing in training" in str(cause) for cause in report.causes), report
+        assert len([cause for cause in report.causes if "drops nothing" in str(cause)]) == 1, report
+    assert "drops nothing" not in str(parity.compare(port, port, IMAGES))
 
 
 def test_the_allowance_of_few_numbers_is_that_of_f():

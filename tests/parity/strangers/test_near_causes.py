@@ -8,6 +8,7 @@ from keras import ops
 from torch import nn
 
 import parity
+from parity.causes import FAMILIES
 from tests.parity.strangers.models import L, TorchDense, causes, image, keras_dense, random
 
 
@@ -241,3 +242,16 @@ def test_a_softmax_of_an_axis_that_keras_exchanges_with_the_last(size, axis, tol
     report = parity.compare(original, port, random(3, *size), transfer=True, training=False, **options)
     words = f"the reference computes softmax over the last axis, the candidate softmax over {told}"
     assert words in causes(report), report
+
+
+@pytest.mark.parametrize("explained", [False, True])
+def test_a_cause_that_can_not_be_tried_is_told_where_none_was_found(explained, monkeypatch):
+    def broken(scene):
+        raise RuntimeError("no such axis\nin the second line")
+
+    families = (broken, *FAMILIES) if explained else (broken,)
+    monkeypatch.setattr("parity.diagnosis.FAMILIES", families)
+    report = parity.compare(TorchDense(F.silu), keras_dense("tanh"), random(4, 6), transfer=True)
+    told = [note for note in report.notes if "RuntimeError: no such axis)" in note]
+    assert bool(told) != explained, report.notes
+    assert bool(report.causes[0].says) == explained

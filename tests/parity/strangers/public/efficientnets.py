@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.parity.strangers.corpus.pairs import batch_norm, keras_chain, module, pixels, random
-from tests.parity.strangers.models import L
+from tests.parity.strangers.models import DropPath, L
 from tests.parity.strangers.public.reported import reported
 
 ops = keras.ops
@@ -41,20 +41,6 @@ def _block(norm, drop, add=True):
     x = norm(name="project_bn")(L.Conv2D(4, 1, use_bias=False, name="project_conv")(x))
     x = x if drop is None else drop(x)
     return keras.Model(inputs, L.Add(name="add")([x, inputs]))
-
-
-class DropPath(nn.Module):
-    """Leaves whole examples out of a branch."""
-
-    def __init__(self, drop_prob):
-        super().__init__()
-        self.drop_prob = drop_prob
-
-    def forward(self, x):
-        if not self.training:
-            return x
-        keep = 1 - self.drop_prob
-        return x * (torch.rand(len(x), 1, 1, 1) < keep).to(x.dtype) / keep
 
 
 def _torch_block(drop=0.2, momentum=0.01):
