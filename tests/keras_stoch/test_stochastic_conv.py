@@ -258,8 +258,9 @@ def test_unknown_batch_size(form, sharing, rng):
     assert model.predict(rng.normal(size=(5, 12, 12, 3)), batch_size=2, verbose=0).shape == (5, 4, 4, 2)
 
 
+@pytest.mark.parametrize("per_image", [False, True])
 @pytest.mark.parametrize("form", ["auto", *FORMS])
-def test_the_gradient_where_shapes_are_unknown(form, rng):
+def test_the_gradient_where_shapes_are_unknown(form, per_image, rng):
     """Without a static batch size, TensorFlow's gradient of what follows comes back without any static shape."""
     layer, behind = StochasticConv2D(2, 3, 4, implementation=form), keras.layers.Conv2D(3, 3, padding="same")
 
@@ -268,7 +269,8 @@ def test_the_gradient_where_shapes_are_unknown(form, rng):
             loss = tf.reduce_sum(behind(layer(images, windows=windows)) ** 2)
         return tape.gradient(loss, layer.kernel.value)
 
-    images, windows = rng.normal(size=(5, 12, 12, 3)).astype("float32"), np.array([[0, 3], [6, 1]], "int32")
+    images = rng.normal(size=(5, 12, 12, 3)).astype("float32")
+    windows = rng.integers(0, 7, (5, 2, 2) if per_image else (2, 2)).astype("int32")
     expected = gradient(tf.constant(images))
     unknown = tf.function(gradient, input_signature=[tf.TensorSpec((None, 12, 12, 3))])
     np.testing.assert_allclose(unknown(images), expected, rtol=1e-4)
