@@ -30,6 +30,7 @@ from roofs import has_gpu, measure, roofs
 
 FILTERS, OUTPUT, SIZE = 32, 112, 1024
 WINDOW = (OUTPUT - 1) * 2 + 3
+OWN_NORM = "b0, batch norm of Keras's own"
 
 
 def bound(batch: int, roof: dict[str, float], gradient: bool) -> float:
@@ -183,8 +184,11 @@ def training_steps(repeat: int, clock, batch: int = 8, jit: bool = False):
     high = rng.integers(0, 256, (batch, SIZE, SIZE, 3)).astype("uint8")
     target = rng.integers(0, 2, (batch, 1)).astype("float32")
     steps = {}
-    for name in ("b0-stem64", "stem-b0") if jit else ("b0", "b0-stem64", "stem-b0", "skip-b0", "split-b0"):
-        model = keras_stoch.create_model(name)
+    names = ("b0", OWN_NORM, "b0-stem64", "stem-b0", "skip-b0", "split-b0")
+    for name in ("b0-stem64", "stem-b0") if jit else names:
+        model = keras_stoch.create_model(name.partition(",")[0])
+        if name == OWN_NORM:
+            model = keras.models.clone_model(model, clone_function=_with_keras_norm)
         model.compile("rmsprop", keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=jit)
         inputs = {"low_res": low, "high_res": high} if "high_res" in str(model.input) else low
         steps[name] = lambda model=model, inputs=inputs: model.train_on_batch(inputs, target)
@@ -200,6 +204,14 @@ def training_steps(repeat: int, clock, batch: int = 8, jit: bool = False):
             step()
             times[name].append(clock() - start)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def _with_keras_norm(layer):
+    """A copy of a layer, batch norm as Keras has it and not by the fused kernel."""
+    import keras
+
+    norm = isinstance(layer, keras.layers.BatchNormalization)
+    return (keras.layers.BatchNormalization if norm else type(layer)).from_config(layer.get_config())
 
 
 def _torch_step(low, target):

@@ -97,7 +97,7 @@ def _attention(scale):
 
 @reported(
     "braindecode/braindecode/pull/902", "attention scaled by the whole width, not by a head's", "forward",
-    {"multiply", "matmul", "div", "truediv", "Multiply", "softmax", "mul"}, "a factor of 0.5", "a factor of 0.353553",
+    {"multiply", "matmul", "div", "truediv", "Multiply", "softmax", "mul"}, "x * 0.5, the candidate x * 0.353553",
 )  # fmt: skip
 def scale_of_the_whole_width(wrong):
     return _attention(WIDTH**-0.5 if wrong else (WIDTH // HEADS) ** -0.5)
