@@ -9,12 +9,13 @@ MODELS ?=
 RUN := $(BIN)/python -m parity run $(if $(IMAGES),--images $(IMAGES)) $(if $(MODELS),--models $(MODELS))
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help setup parity parity-full test test-all strangers lint format bench docs experiment clean
+.PHONY: help setup parity parity-full parity-long test test-all strangers lint format bench docs experiment clean
 
 help:
 	@echo "make parity [IMAGES=folder]  compare official Keras, keras_stoch and torch_ref; report in $(OUT)"
 	@echo "make parity MODELS=b0        one model, for a look"
 	@echo "make parity-full             the same, training at the paper's size; for a GPU"
+	@echo "make parity-long             20 runs of each package to the end, a record for parity curves; about an hour"
 	@echo "make experiment              the paper's comparison of models on generated lesions; about an hour"
 	@echo "make docs                    build the documentation into build/site"
 	@echo "make test                    run the tests that are not slow"
@@ -39,6 +40,9 @@ parity: $(STAMP)
 
 parity-full: $(STAMP)
 	$(RUN) --full --out $(OUT)-full
+
+parity-long: $(STAMP)
+	$(BIN)/python -m parity long --out $(OUT)-long
 
 experiment: $(STAMP)
 	KERAS_STOCH_PROGRESS=1 $(BIN)/keras-stoch experiment

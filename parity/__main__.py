@@ -1,4 +1,4 @@
-"""The command line: `python -m parity run | mutations | compare | record | verify | inputs | curves | claims`.
+"""The command line: `python -m parity run | mutations | long | compare | record | verify | inputs | curves | claims`.
 
 Exit codes: 0 when everything agrees, 1 when a check failed, 2 when something could not be compared or an argument is
 wrong.
@@ -29,10 +29,11 @@ def make_parser() -> argparse.ArgumentParser:
     curves = commands.add_parser(
         "curves",
         help="compare sets of training runs",
-        description="Compares sets of training runs, each a folder of per-epoch CSV files, with the first of them. "
+        description="Compares sets of training runs, each a folder of per-epoch CSV files or a record of runs "
+        "(docs/reference-runs has some), with the first of them. "
         "Exits with 0 if all are equivalent to it, with 1 if one differs or the runs do not decide.",
     )
-    curves.add_argument("sets", nargs="+", metavar="FOLDER", help="the reference, and what to compare with it")
+    curves.add_argument("sets", nargs="+", metavar="RUNS", help="the reference, and what to compare with it")
     curves.add_argument("--measure", default="val_auc", help="whose whole curve is tested (default val_auc)")
     curves.add_argument("--auc-margin", type=float, metavar="X", help="difference in AUC that counts as none")
     curves.add_argument("--loss-margin", type=float, metavar="X", help="difference in loss that counts as none")
@@ -65,7 +66,7 @@ def run_curves(arguments) -> int:
     from parity.curves import compare_runs, curves_figure, read_runs
 
     if len(arguments.sets) < 2:
-        raise ValueError("Two folders are needed, the reference first. Received: one")
+        raise ValueError("Two sets are needed, the reference first. Received: one")
     sets = [read_runs(folder) for folder in arguments.sets]
     given = {"auc": arguments.auc_margin, "loss": arguments.loss_margin}
     margins = {name: value for name, value in given.items() if value is not None}

@@ -1,6 +1,7 @@
 """Training curves of sets of runs: read, summarised, compared (see `statistics`), drawn."""
 
 import csv
+import json
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,18 +55,22 @@ class Runs:
 def read_runs(folder, name: str | None = None, only: int | None = None) -> Runs:
     """Reads the per-epoch curves below a folder: `*/curves.csv` of training runs, or any `*.csv` of published ones.
 
+    A `.json` file is read as `save_runs` writes it.
+
     A leading row of zeros is a placeholder and is dropped; equal runs count once, with a warning; runs are cut to the
     length of the shortest, because a maximum over more epochs is larger.
 
     Args:
-        folder: of the curves.
-        name: of the set; the folder's if None.
+        folder: of the curves, or a record.
+        name: of the set; the folder's or the record's if None.
         only: take only runs of just so many epochs.
 
     Raises:
         ValueError: if there is no curve, or a file has other columns or values that are no numbers.
     """
     folder = Path(folder)
+    if folder.suffix == ".json" and not folder.is_dir():
+        return _read_record(folder, name, only)
     paths = sorted(folder.glob("*/curves.csv")) or sorted(folder.glob("curves.csv")) or sorted(folder.glob("*.csv"))
     if not paths:
         raise ValueError(f"No curves below {folder}: neither */curves.csv nor *.csv")
@@ -99,6 +104,40 @@ def read_runs(folder, name: str | None = None, only: int | None = None) -> Runs:
     length = min((len(losses) for losses in batches), default=0) if whole else 0
     losses = np.array([losses[:length] for losses in batches]) if length else None
     return Runs(name or folder.name, values, list(found), losses, notes)
+
+
+def save_runs(runs: Runs, path, about: dict | None = None) -> Path:
+    """Writes a set of runs as one JSON file that `read_runs` reads.
+
+    Args:
+        runs: from `read_runs`.
+        path: of the file.
+        about: whatever else is worth knowing, JSON.
+    """
+    told = {"name": runs.name, "about": about or {}, "runs": runs.names, "notes": runs.notes}
+    told["values"] = {measure: values.tolist() for measure, values in runs.values.items()}
+    told["batches"] = None if runs.batches is None else runs.batches.tolist()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told) + "\n")
+    return path
+
+
+def _read_record(path: Path, name, only) -> Runs:
+    try:
+        told = json.loads(path.read_text())
+        values = {measure: np.array(told["values"][measure], float) for measure in MEASURES}
+        batches = None if told["batches"] is None else np.array(told["batches"], float)
+        runs = Runs(name or told["name"], values, told["runs"], batches, told["notes"])
+        shapes = {v.shape for v in values.values()}
+        whole = len(shapes) == 1 and all(len(shape) == 2 and shape[0] == len(runs) for shape in shapes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no record of runs as parity writes it: {error!r}") from None
+    if not whole or (batches is not None and batches.shape[:1] != (len(runs),)):
+        raise ValueError(f"{path} is no record of runs: its curves have the shapes {sorted(shapes)}")
+    if only is not None and runs.epochs != only:
+        raise ValueError(f"No run of {path} has {only} epochs; they have {runs.epochs}")
+    return runs
 
 
 def read_curve(path: Path) -> dict[str, np.ndarray]:

@@ -27,12 +27,12 @@ class Difference:
 
     Attributes:
         statistic: its name.
-        reference, candidate: means, trimmed if asked for.
+        reference, candidate: means.
         difference: candidate minus reference.
         interval: 95% bootstrap interval of the difference (percentiles; with few runs it is somewhat too narrow).
         p_different: of the permutation test of the means, two-sided.
         margin: for equivalence, stated beforehand.
-        p_equivalent: the larger of the two one-sided tests of Welch or Yuen against the margin.
+        p_equivalent: the larger of the two one-sided Welch tests against the margin.
         verdict: "equivalent", "different" or "undecided".
     """
 
@@ -51,43 +51,38 @@ class Difference:
         return self.verdict == "equivalent"
 
 
-def compare_numbers(
-    statistic, reference, candidate, margin, *, trim=0.0, alpha=0.05, bootstraps=10_000, seed=0
-) -> Difference:
+def compare_numbers(statistic, reference, candidate, margin, *, alpha=0.05, bootstraps=10_000, seed=0) -> Difference:
     """Compares one number per run of two sets.
 
     Args:
         statistic: name, for the report.
         reference, candidate: float arrays (runs,), at least 2 each.
         margin: positive; the difference that counts as none.
-        trim: share of runs left out at either end, in [0, 0.5), for all but the test for difference.
         alpha: level of both tests.
         bootstraps: resamples for the interval.
         seed: of resampling.
 
     Raises:
-        ValueError: for fewer than two runs, a margin that is not positive, or a trim that leaves fewer than two.
+        ValueError: for fewer than two runs, or a margin that is not positive.
     """
     reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     if min(len(reference), len(candidate)) < 2:
         raise ValueError(f"Statistics need two runs of each at least. Received: {len(reference)} and {len(candidate)}")
     if not 0 < margin < math.inf:
         raise ValueError(f"margin must be positive. Received: {margin!r}")
-    equivalent = equivalence_test(reference, candidate, margin, trim)
     rng = np.random.default_rng(seed)
     means = [
-        stats.trim_mean(sample[rng.integers(len(sample), size=(bootstraps, len(sample)))], trim, axis=1)
-        for sample in (candidate, reference)
+        sample[rng.integers(len(sample), size=(bootstraps, len(sample)))].mean(1) for sample in (candidate, reference)
     ]
     interval = np.percentile(means[0] - means[1], [2.5, 97.5])
     different = permutation_test(reference[:, None], candidate[:, None], seed=seed)
-    first, second = (float(stats.trim_mean(sample, trim)) for sample in (reference, candidate))
+    equivalent = equivalence_test(reference, candidate, margin)
     verdict = "equivalent" if equivalent < alpha else "different" if different < alpha else "undecided"
     return Difference(
         statistic,
-        first,
-        second,
-        second - first,
+        float(reference.mean()),
+        float(candidate.mean()),
+        float(candidate.mean() - reference.mean()),
         (float(interval[0]), float(interval[1])),
         different,
         margin,
@@ -96,35 +91,18 @@ def compare_numbers(
     )
 
 
-def equivalence_test(reference, candidate, margin: float, trim: float = 0.0) -> float:
-    """p of the two one-sided tests (TOST): small if the means differ by less than `margin`.
-
-    Variances may differ (Welch 1938). With `trim`, the means are those without that share of runs at either end, and
-    the test is Yuen's (1974): one run that went astray neither makes two sets unequal nor hides that they are equal.
-
-    Raises:
-        ValueError: for a trim outside of [0, 0.5), or one that leaves fewer than two runs.
-    """
-    (first, a, m), (second, b, n) = (_trimmed(sample, trim) for sample in (reference, candidate))
-    error, difference = math.sqrt(a + b), second - first
+def equivalence_test(reference, candidate, margin: float) -> float:
+    """p of the two one-sided tests (TOST), with Welch's variance: small if the means differ by less than `margin`."""
+    reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
+    a, b = reference.var(ddof=1) / len(reference), candidate.var(ddof=1) / len(candidate)
+    error = math.sqrt(a + b)
+    difference = candidate.mean() - reference.mean()
     if error == 0:
         return 0.0 if abs(difference) < margin else 1.0
-    freedom = (a + b) ** 2 / (a**2 / (m - 1) + b**2 / (n - 1))
+    freedom = (a + b) ** 2 / (a**2 / (len(reference) - 1) + b**2 / (len(candidate) - 1))
     above = stats.t.sf((difference + margin) / error, freedom)  # against "smaller than -margin"
     below = stats.t.cdf((difference - margin) / error, freedom)  # against "larger than margin"
     return float(max(above, below))
-
-
-def _trimmed(sample, trim: float) -> tuple[float, float, int]:
-    """(trimmed mean, its variance from the winsorised sample, how many are left)."""
-    ordered = np.sort(np.asarray(sample, np.float64))
-    total, out = len(ordered), int(trim * len(ordered))
-    left = total - 2 * out
-    if not 0 <= trim < 0.5 or left < 2:
-        raise ValueError(f"trim must be in [0, 0.5) and leave two runs at least. Received: {trim} of {total} runs")
-    middle = ordered[out : total - out]
-    winsorised = np.clip(ordered, middle[0], middle[-1])
-    return float(middle.mean()), float((total - 1) * winsorised.var(ddof=1) / (left * (left - 1))), left
 
 
 def permutation_test(reference: np.ndarray, candidate: np.ndarray, seed: int = 0) -> float:
@@ -141,17 +119,20 @@ def permutation_test(reference: np.ndarray, candidate: np.ndarray, seed: int = 0
     pooled = pooled - pooled.mean(0)  # labels do not know of a constant, but rounding does
     total, first = len(pooled), len(reference)
 
-    def statistic(chosen):
-        rest = pooled.sum(0) - pooled[chosen].sum(0)
-        return np.square(pooled[chosen].sum(0) / first - rest / (total - first)).mean()
+    def statistics(labels):
+        """Of ways to share the runs out, (ways, runs) of 0 and 1."""
+        sums = labels @ pooled
+        return np.square(sums / first - (pooled.sum(0) - sums) / (total - first)).mean(1)
 
-    observed = statistic(np.arange(first)) * (1 - 1e-9)  # equal splits must count as equal
+    observed = statistics(np.arange(total)[None] < first)[0] * (1 - 1e-9)  # equal splits must count as equal
     if math.comb(total, first) <= EXACT:
-        values = [statistic(list(chosen)) for chosen in itertools.combinations(range(total), first)]
-        return float(np.mean(np.array(values) >= observed))
+        labels = np.zeros((math.comb(total, first), total))
+        chosen = np.array(list(itertools.combinations(range(total), first)))
+        np.put_along_axis(labels, chosen, 1, axis=1)
+        return float(np.mean(statistics(labels) >= observed))
     rng = np.random.default_rng(seed)
-    values = [statistic(rng.permutation(total)[:first]) for _ in range(SAMPLED)]
-    return float((1 + np.sum(np.array(values) >= observed)) / (1 + SAMPLED))
+    labels = rng.permuted(np.tile(np.arange(total) < first, (SAMPLED, 1)), axis=1)
+    return float((1 + np.sum(statistics(labels) >= observed)) / (1 + SAMPLED))
 
 
 def holm(p_values) -> np.ndarray:

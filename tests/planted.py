@@ -123,7 +123,7 @@ FAULTS = (
           "parity/test_compare.py::test_relative_l2_by_hand", "a floor added where it is a least value"),
     Fault("parity/naming.py", r'rf"(?<!\d){found}(?!\d)"', r'rf"{found}"',
           "parity/strangers/test_diagnosis.py::test_rules_that_count", "a counter matches within a number"),
-    Fault("parity/statistics.py", "winsorised.var(ddof=1)", "winsorised.var()",
+    Fault("parity/statistics.py", "candidate.var(ddof=1)", "candidate.var()",
           "parity/test_curves.py::test_equivalence_is_two_welch_tests", "a variance without its correction"),
     Fault("parity/curves.py", "epochs = min(lengths.values())", "epochs = max(lengths.values())",
           "parity/test_curves.py::test_reading_drops_duplicates_and_placeholders_and_cuts", "cut to the longest run"),

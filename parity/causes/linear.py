@@ -34,11 +34,15 @@ def find(scene: Scene) -> Cause | None:
     found = [_first(*sides) for sides in zip(searches, targets, strict=True)]
     if None in found:
         return None
-    # Where a stride does not reach the last of a padding, several are one: told is what differs least.
-    for side in (0, 1):
-        other = found[1 - side][0].get("padding")
-        if found[side][0].get("padding") != other:
-            ways = [(how, make) for how, make in searches[side] if how.get("padding") == other]
+    # Where a stride does not reach the last of a padding, or makes one number only, several are one: told is what
+    # differs least.
+    # torch's first way has an even padding, as its layers have; so the other's is looked for again before it.
+    sides = sorted((1, 0), key=lambda side: scene.graphs[side].framework == "torch")
+    for name, side in itertools.product(("padding", "stride", "dilation"), sides):
+        own, other = found[side][0], found[1 - side][0]
+        if own.get(name) != other.get(name):
+            same = {name} | {key for key in own if own[key] == other.get(key)}
+            ways = [(how, make) for how, make in searches[side] if all(how.get(n) == other.get(n) for n in same)]
             found[side] = _first(ways, targets[side]) or found[side]
     if found[0][0] == found[1][0]:
         return None

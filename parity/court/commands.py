@@ -1,4 +1,4 @@
-"""The court's commands: `python -m parity run | mutations | claims`."""
+"""The court's commands: `python -m parity run | mutations | long | claims`."""
 
 import sys
 import time
@@ -30,6 +30,12 @@ def add_arguments(commands) -> None:
     mutate.add_argument("--seeds", type=int, default=SEEDS, help="correct ports that must pass (default 20)")
     mutate.add_argument("--images", metavar="DIR", help="folder of photographs; default: structured pictures")
     mutate.set_defaults(handler=run_mutations)
+
+    long = commands.add_parser("long", help="train 20 runs of each package to the end; a record for `curves`")
+    long.add_argument("--out", default="build/parity-long", metavar="DIR", help="of the runs; goes on where it was")
+    long.add_argument("--record", metavar="DIR", help="of the record (default: OUT/record)")
+    long.add_argument("--jobs", type=int, metavar="N", help="processes (default: 2, if there are two cores)")
+    long.set_defaults(handler=run_long)
 
     paper = commands.add_parser("claims", help="put the paper's claims to its published curves")
     paper.add_argument("published", metavar="FOLDER", help="folders b0, b4, split-b0, ... of per-epoch CSV files")
@@ -92,6 +98,22 @@ def run_mutations(arguments) -> int:
         print(f"interrupted. Not done: {', '.join(findings.unfinished)}", file=sys.stderr)
         return 130
     return 0 if report.all_well(findings) else 1
+
+
+def run_long(arguments) -> int:
+    """`python -m parity long`."""
+    from parity.court import jobs, long_runs
+    from parity.court.progress import Progress
+
+    out = Path(arguments.out)
+    try:
+        sets = long_runs.train(out, processes=arguments.jobs or jobs.default_processes(), progress=Progress())
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; the same command goes on with the runs of {out}", file=sys.stderr)
+        return 130
+    reports = long_runs.write(sets, arguments.record or out / "record")
+    print("\n\n".join(map(str, reports)))
+    return 0 if all(report.equivalent for report in reports) else 1
 
 
 def _summary(findings) -> str:

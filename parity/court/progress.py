@@ -64,9 +64,8 @@ class Progress:
         """The line as text."""
         now = time.monotonic()
         gone = now - self.begin
-        # What runs has done at most nine tenths of its share, however long it already takes.
         left = sum(self.left.values()) - sum(
-            min(now - since, 0.9 * self.left.get(title, 0)) for title, since in list(self.running.items())
+            _share(now - since, self.left.get(title, 0)) for title, since in list(self.running.items())
         )
         done = max(self.total - left, 0.0)
         # By the seconds of the table at first; by the pace of this machine as soon as it is known.
@@ -87,6 +86,13 @@ class Progress:
                     self._draw()
                 else:
                     print(self.line(), file=self.stream, flush=True)
+
+
+def _share(gone: float, seconds: float) -> float:
+    """How much of a job of `seconds` is done: what has gone, but ever less of it near the end, which may be late."""
+    if gone <= 0.7 * seconds:
+        return gone
+    return seconds * (1 - 0.09 / (gone / seconds - 0.4)) if seconds else 0.0
 
 
 def _clock(seconds: float) -> str:

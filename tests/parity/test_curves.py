@@ -91,30 +91,6 @@ def test_equivalence_is_two_welch_tests(rng):
     assert equivalence_test(np.ones(3), np.ones(3) + 0.2, 0.1) == 1
 
 
-@pytest.mark.parametrize("trim", [0.1, 0.2, 0.3])
-def test_trimmed_equivalence_is_scipys_yuen_test(trim, rng):
-    a, b = rng.normal(size=9), rng.normal(0.4, 2, size=12)
-    upper = stats.ttest_ind(b, a + 1.5, equal_var=False, trim=trim, alternative="less").pvalue
-    lower = stats.ttest_ind(b, a - 1.5, equal_var=False, trim=trim, alternative="greater").pvalue
-    assert equivalence_test(a, b, 1.5, trim) == pytest.approx(max(lower, upper))
-
-
-@pytest.mark.parametrize(("runs", "trim"), [(3, 0.4), (9, 0.5), (9, -0.1)])
-def test_a_trim_that_leaves_too_few(runs, trim, rng):
-    with pytest.raises(ValueError, match="leave two runs at least. Received"):
-        compare_numbers("auc", rng.normal(size=runs), rng.normal(size=runs), 0.1, trim=trim)
-
-
-def test_a_run_astray_hides_no_equality_once_it_is_trimmed():
-    """Two sets of six runs, one of which lost a tenth; and a set that lost it in every run."""
-    whole, astray = [0.999, 1.0, 1.0, 0.998, 1.0, 0.999], [1.0, 0.999, 0.9, 1.0, 1.0, 0.998]
-    assert compare_numbers("auc", whole, astray, 0.03).verdict == "undecided"
-    found = compare_numbers("auc", whole, astray, 0.03, trim=0.2)
-    assert found.verdict == "equivalent"
-    assert found.candidate == pytest.approx(stats.trim_mean(astray, 0.2))
-    assert compare_numbers("auc", whole, np.array(whole) - 0.1, 0.03, trim=0.2).verdict == "different"
-
-
 def test_equivalence_errs_in_five_percent_at_the_margin(rng):
     """At a true difference of just the margin, equivalence is claimed in 5% of cases, not more."""
     wrong = np.mean([equivalence_test(rng.normal(0, 1, 10), rng.normal(1, 1, 10), 1.0) < 0.05 for _ in range(2000)])

@@ -225,4 +225,4 @@ RUNS = {
 }
 MUTATIONS.append(Mutation("torch's default initialisers", "statistics", "early_loss"))
 MUTATIONS.append(Mutation("a third of the targets wrong", "statistics", "batch_loss"))
-MUTATIONS.append(Mutation("validation images in BGR", "statistics", "final_auc"))
+MUTATIONS.append(Mutation("validation images in BGR", "statistics", "best_auc"))

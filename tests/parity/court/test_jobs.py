@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -111,3 +112,19 @@ def test_the_line_of_progress_tells_share_and_time_left(monkeypatch):
     assert progress.line() == "100%  0:30 gone, about 0:00 left; now: the rest"
     progress.stop()
     assert "\r" not in stream.getvalue()  # no terminal
+
+
+def test_the_line_moves_while_a_job_takes_longer_than_was_thought(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    progress = Progress(io.StringIO())
+    job = Job(numbers, title="a", seconds=60)
+    progress.start([job], 1)
+    progress.begun(job)
+    shares = []
+    for clock[0] in (0, 30, 40, 50, 60, 80, 100, 120):
+        shares.append(int(progress.line().split("%")[0]))
+    assert shares[:3] == [0, 50, 67]
+    assert all(a < b for a, b in pairwise(shares))
+    assert shares[-1] < 100
+    progress.stop()

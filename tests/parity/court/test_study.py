@@ -9,15 +9,15 @@ from parity.court import study, trials
 from parity.court.rungs import statistics
 from parity.court.study import EARLY, Plan, Sample, make_task
 
-SMALL = Plan(size=32, runs=2, early_runs=4, epochs=1, images=96, validation=32, looks=(0, 4, 12))
+SMALL = Plan(size=32, runs=2, early_runs=4, epochs=1, batch_size=8, images=96, sets=1, validation=32, looks=(0, 4, 12))
 
 
-def sample(name, seed, shift=0.0, runs=6, early=18):
+def sample(name, seed, shift=0.0, runs=6, early=34):
     """Runs as random numbers: the early loss is moved by a factor of exp(shift)."""
     rng = np.random.default_rng(seed)
     start = np.exp(rng.normal(3.3 + shift, 0.25, (runs + early, 1))) * np.ones((1, EARLY))
-    rest = np.exp(rng.normal(0, 0.3, (runs, 1))) * np.ones((1, 40))
-    curves = 1 - np.abs(rng.normal(0, 0.01, (runs, 9)))
+    rest = np.exp(rng.normal(0, 0.15, (runs, 1))) * np.ones((1, 40))
+    curves = 0.92 + rng.normal(0, 0.005, (runs, 9))
     return Sample(name, curves, np.concatenate([start[:runs], rest], 1), start)
 
 
@@ -36,8 +36,8 @@ def test_another_start_is_found_different_and_named():
 def test_each_fault_is_found_by_the_statistic_that_it_spoils():
     samples = {"official": sample("official", 0), study.CONTROL: sample(study.CONTROL, 1, shift=-3, runs=2, early=4)}
     swapped = sample(study.SWAPPED, 2, runs=2, early=0)
-    samples[study.SWAPPED] = dataclasses.replace(swapped, curves=np.linspace(1, 0, 9) * np.ones((2, 1)))
-    for name, place in (("torch's default initialisers", "early_loss"), ("validation images in BGR", "final_auc")):
+    samples[study.SWAPPED] = dataclasses.replace(swapped, curves=np.linspace(0.5, 0.1, 9) * np.ones((2, 1)))
+    for name, place in (("torch's default initialisers", "early_loss"), ("validation images in BGR", "best_auc")):
         assert trials.judge_runs(name, samples, Plan()).failed == {"statistics": place}
 
 
@@ -77,24 +77,42 @@ def test_too_few_runs_do_not_pass():
 
 
 def test_summaries_by_hand():
-    losses = np.concatenate([np.full((2, EARLY), 4.0), np.full((2, 6), 0.5)], 1)
-    found = Sample("x", np.array([[0.5, 0.9, 0.8], [0.6, 0.7, 1.0]]), losses, losses[:, :EARLY]).summaries()
+    losses = np.concatenate([np.full((2, EARLY), 4.0), np.full((2, 3), 0.25), np.full((2, 3), 1.0)], 1)
+    curves = np.array([[0.5, 0.9, 0.9, 0.8, 0.1, 0.7], [0.6, 0.7, 0.7, 1.0, 0.8, 0.9]])
+    found = Sample("x", curves, losses, losses[:, :EARLY]).summaries()
     np.testing.assert_allclose(found["early_loss"], np.log(4))
-    np.testing.assert_allclose(found["batch_loss"], np.log(0.5))
+    np.testing.assert_allclose(found["batch_loss"], np.log(0.5))  # the geometric mean of 1/4 and 1
     assert found["best_auc"].tolist() == [0.9, 1.0]
-    assert found["final_auc"].tolist() == [0.8, 1.0]
+    assert found["final_auc"].tolist() == [0.7, 0.9]
 
 
-def test_the_task_can_be_learnt_from_colour_alone():
+def test_an_ideal_observer_of_the_task_has_an_auc_of_nine_tenths():
+    """Phi(d / sqrt 2) of two normal distributions of one width, whose means are d widths apart."""
+    from scipy.stats import norm
     from sklearn.metrics import roc_auc_score
 
-    (images, targets), (held, _) = make_task(SMALL)
-    assert images.shape == (96, 32, 32, 3)
-    assert held.shape == (32, 32, 32, 3)
-    assert targets.sum() == 48
-    bluer = images[..., 2].mean((1, 2)) - images[..., 0].mean((1, 2))
-    assert roc_auc_score(targets, bluer) > 0.95
+    plan = dataclasses.replace(SMALL, size=8, images=2000, sets=2)
+    (images, targets), (held, _) = make_task(plan)
+    assert images.shape == (4000, 8, 8, 3)
+    assert held.shape == (32, 8, 8, 3)
+    assert targets.sum() == 2000
     assert 0 <= images.min() < images.max() <= 255
+    amount = images.mean((1, 2)) @ study.BLUER  # what chance has given each image, as far as pixels hold it
+    assert norm.cdf(study.SEPARATION / np.sqrt(2)) == pytest.approx(0.9, abs=1e-4)
+    assert roc_auc_score(targets, amount) == pytest.approx(0.9, abs=0.015)  # standard error 0.005, and clipping
+
+
+def test_each_epoch_has_its_own_images():
+    from keras_stoch.data.sampling import epoch_order
+
+    class Trainer:
+        def order(self, seed, epoch, count):
+            return epoch_order(count, seed, epoch).reshape(-1, 8)
+
+    plan = dataclasses.replace(SMALL, epochs=4, sets=2)
+    seen = [study.epoch_batches(Trainer(), plan, 3, epoch) for epoch in range(4)]
+    assert [(s.min(), s.max()) for s in seen] == [(0, 95), (96, 191), (0, 95), (96, 191)]
+    assert all(len(np.unique(s)) == 96 for s in seen)
 
 
 @pytest.mark.slow
@@ -114,6 +132,7 @@ def test_a_run_begins_anew_in_the_same_compiled_model(tiny):
     plan = dataclasses.replace(SMALL, model="tiny")
     runs = study._KerasRuns("keras_stoch", plan)
     (images, targets), _ = make_task(plan)
+    assert {layer.momentum for layer in runs.engine.model.layers if hasattr(layer, "momentum")} == {0.9}
     runs.begin(5)
     fresh = {name: array.copy() for name, array in runs.engine.state().items()}
     runs.step(images[:8], np.float32(targets[:8]), 0)
@@ -121,6 +140,18 @@ def test_a_run_begins_anew_in_the_same_compiled_model(tiny):
     runs.begin(5)
     for name, array in runs.engine.state().items():
         np.testing.assert_array_equal(array, fresh[name])
+
+
+def test_the_momentum_is_that_of_the_plan(tiny):
+    """Or each package's own; torch counts it the other way."""
+    import torch
+
+    found = []
+    for momentum in (0.9, None):
+        runs = study._TorchRuns("torch_ref", dataclasses.replace(SMALL, model="tiny", momentum=momentum))
+        runs.begin(0)
+        found.append({m.momentum for m in runs.model.modules() if isinstance(m, torch.nn.BatchNorm2d)})
+    assert [[round(m, 9) for m in kinds] for kinds in found] == [[0.1], [0.01]]
 
 
 @pytest.mark.slow
@@ -155,7 +186,7 @@ def test_torchs_initialisers_give_another_start():
         first = []
         for seed in range(12):
             runs.begin(seed)
-            first.append(runs.step(images[:8], np.float32(targets[:8]), 0))
+            first.append(runs.step(images[:8], np.float32(targets[:8]), 0)[0])
         losses[package] = np.mean(first)
     assert losses["torch_ref"] > 3 * losses[study.CONTROL]
 
@@ -179,5 +210,5 @@ def test_the_figure_shows_all_packages_and_all_faults(tmp_path):
     page = report.write(Findings(rows, faults), tmp_path, {}, 1.0)
     svg = (tmp_path / "figures" / "statistics.svg").read_text()
     for name in (*study.PACKAGES, *names):
-        assert f"<!-- {name} (24 runs) -->" in svg
+        assert f"<!-- {name} (40 runs) -->" in svg
     assert svg[svg.index("<path") :] in page.read_text()

@@ -105,6 +105,49 @@ def convnext(epsilon=1e-6, **changed):
     return shaken(ConvNext(**changed)), keras.Model(inputs, x), random(2, 40, 32, 3)
 
 
+def resnet(**changed):
+    sizes = {"embedding_size": 8, "hidden_sizes": [256, 32], "depths": [1, 2], "layer_type": "bottleneck"}
+    port = keras_hub.models.ResNetBackbone(
+        [8], [7], [64, 8], [1, 2], [1, 2], "bottleneck_block", image_shape=(40, 32, 3)
+    )
+    model = transformers.ResNetModel(transformers.ResNetConfig(**sizes | changed))
+    return shaken(Vision(model)), port, random(2, 40, 32, 3)
+
+
+def mobilenet(**changed):
+    as_tensorflow = {"tf_padding": True, "finegrained_output": True, "first_layer_is_expansion": True}
+    config = transformers.MobileNetV2Config(depth_multiplier=0.35, image_size=32, **as_tensorflow | changed)
+    port = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, include_top=False, weights=None)
+    model = transformers.MobileNetV2Model(config, add_pooling_layer=False)
+    return shaken(Vision(model)), port, random(2, 32, 32, 3)
+
+
+def efficientnet(strides=(1, 1), **changed):
+    sizes = {"in_channels": [32, 8], "out_channels": [8, 16], "kernel_sizes": [3, 5], "strides": list(strides)}
+    blocks = {"num_block_repeats": [1, 2], "expand_ratios": [1, 6], "depthwise_padding": []}
+    scales = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280, "image_size": 32}
+    model = transformers.EfficientNetModel(transformers.EfficientNetConfig(**sizes | blocks | scales | changed))
+    port = keras_hub.models.EfficientNetBackbone(
+        stackwise_width_coefficients=[1.0, 1.0],
+        stackwise_depth_coefficients=[1.0, 1.0],
+        stackwise_kernel_sizes=[3, 5],
+        stackwise_num_repeats=[1, 2],
+        stackwise_input_filters=[32, 8],
+        stackwise_output_filters=[8, 16],
+        stackwise_expansion_ratios=[1, 6],
+        stackwise_squeeze_and_excite_ratios=[0.25, 0.25],
+        stackwise_strides=list(strides),
+        stackwise_block_types=["v1", "v1"],
+        stackwise_force_input_filters=[0, 0],
+        stackwise_nores_option=[False, False],
+        input_shape=(32, 32, 3),
+        include_stem_padding=False,
+        stem_conv_padding="same",
+        batch_norm_epsilon=1e-3,
+    )
+    return shaken(Vision(model)), port, random(2, 32, 32, 3)
+
+
 # Name to (function that makes the pair, words that the causes of a wrong one have; none for a right one).
 PAIRS = {
     "BERT": (bert, ()),
@@ -115,4 +158,25 @@ PAIRS = {
     "ViT, GELU by tanh": (lambda: vit(hidden_act="gelu_new"), ("GELU by tanh, the candidate exact GELU",)),
     "ConvNeXt": (convnext, ()),
     "ConvNeXt, epsilon": (lambda: convnext(epsilon=1e-2), ("epsilon is 1e-06 in the reference and 0.01",)),
+    "ResNet": (resnet, ()),
+    "ResNet, strides": (
+        lambda: resnet(downsample_in_bottleneck=True),
+        ("strides is (2, 2) in the reference and (1, 1)", "strides is (1, 1) in the reference and (2, 2)"),
+    ),
+    "MobileNetV2": (mobilenet, ()),
+    "MobileNetV2, padding": (
+        lambda: mobilenet(tf_padding=False),
+        ("with padding ((1, 1), (1, 1)), the candidate with padding ((0, 1), (0, 1))",),
+    ),
+    "MobileNetV2, ReLU": (lambda: mobilenet(hidden_act="relu"), ("computes ReLU, the candidate ReLU6",)),
+    "EfficientNet": (efficientnet, ()),
+    "EfficientNet, padding": (
+        lambda: efficientnet((1, 2)),
+        ("with padding ((1, 2), (1, 2)), the candidate with padding ((2, 1), (2, 1))",),
+    ),
+    "EfficientNet, GELU": (lambda: efficientnet(hidden_act="gelu"), ("computes exact GELU, the candidate SiLU",)),
+    "EfficientNet, epsilon": (
+        lambda: efficientnet(batch_norm_eps=1e-5),
+        ("epsilon is 1e-05 in the reference and 0.001",),
+    ),
 }

@@ -43,6 +43,19 @@ def test_a_padding_that_one_side_does_by_itself(ours, theirs, mode, told, depthw
     assert words in causes(report), report
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_where_one_number_is_made_the_stride_is_not_a_difference(order):
+    """A 2x2 map of which a stride of 2 leaves one: strides of 1 with less padding would make it too."""
+    torch.manual_seed(0)
+    keras.utils.set_random_seed(0)
+    port = image(L.Conv2D(4, 3, strides=2, padding="same", name="0"), size=(2, 2, 3))
+    pair = nn.Sequential(nn.Conv2d(3, 4, 3, 2, padding=1)), port
+    told = "padding ((1, 1), (1, 1))", "padding ((0, 1), (0, 1))"
+    first, second = order
+    report = parity.compare(pair[first], pair[second], random(2, 2, 2, 3), names="order", transfer=True, training=False)
+    assert f"the reference computes with {told[first]}, the candidate with {told[second]}." in causes(report), report
+
+
 def test_a_known_fault_in_one_layer_hides_none_in_another_whose_name_begins_alike():
     class Odd(nn.Linear):
         def forward(self, x):
