@@ -1,6 +1,6 @@
 """How far runs of one package differ, and how often the statistics rung leaves a correct port undecided.
 
-    python benchmarks/study.py [--runs 20] [--early-runs 60] [--seed 100000]
+    python benchmarks/study.py [--runs 16] [--early-runs 40] [--seed 100000]
 
 Trains pilot runs of the official model and of torch_ref, on images and from seeds that `make parity` does not use, and
 prints the standard deviation of each statistic beside its margin. Then as many runs as the rung has are drawn from the
@@ -10,6 +10,8 @@ one package or of both: the share of such pairs in which a statistic is not show
 
 import argparse
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 
@@ -23,9 +25,10 @@ PACKAGES = ("official", "torch_ref")
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--early-runs", type=int, default=60, help="of the first steps alone, beside those")
+    parser.add_argument("--runs", type=int, default=16)
+    parser.add_argument("--early-runs", type=int, default=40, help="of the first steps alone, beside those")
     parser.add_argument("--seed", type=int, default=100_000)
+    parser.add_argument("--out", default="build/benchmarks/study.json")
     options = parser.parse_args()
     rung = study.Plan()
     plan = dataclasses.replace(rung, runs=options.runs, early_runs=options.early_runs, seed=options.seed)
@@ -34,6 +37,9 @@ def main():
     print("| statistic | " + " | ".join(f"{package}: mean | sd" for package in PACKAGES) + " | margin | undecided |")
     print("|---|" + "---:|" * (2 * len(PACKAGES) + 2))
     found = {package: samples[package].summaries() for package in PACKAGES}
+    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+    told = {package: {name: values.tolist() for name, values in of.items()} for package, of in found.items()}
+    Path(options.out).write_text(json.dumps(told | {"plan": dataclasses.asdict(plan)}) + "\n")
     undecided = shares(found, rung, np.random.default_rng(options.seed))
     for name, margin in study.MARGINS.items():
         cells = [f"{found[p][name].mean():.3f} | {found[p][name].std(ddof=1):.4f}" for p in PACKAGES]

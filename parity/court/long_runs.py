@@ -1,6 +1,6 @@
 """Long training runs of each package on one task, resumable, as records that other runs can be compared with.
 
-The statistics rung trains for 60 steps, which is as long as it can wait. These runs take a night of two cores and end
+The statistics rung trains for 48 steps, which is as long as it can wait. These runs take a night of two cores and end
 where nothing is learnt any more. Each package's runs become one JSON file that `python -m parity curves` reads.
 """
 

@@ -220,8 +220,8 @@ def _(trainer):
 # runs of the first steps it takes to see it.
 RUNS = {
     "torch's default initialisers": (study.CONTROL, 2, 4),
-    "a third of the targets wrong": (study.MISLABELLED, 6, 0),
-    "validation images in BGR": (study.SWAPPED, 2, 0),
+    "a third of the targets wrong": (study.MISLABELLED, 4, 0),
+    "validation images in BGR": (study.SWAPPED, 3, 0),
 }
 MUTATIONS.append(Mutation("torch's default initialisers", "statistics", "early_loss"))
 MUTATIONS.append(Mutation("a third of the targets wrong", "statistics", "batch_loss"))

@@ -8,11 +8,13 @@ from parity.court.study import ALPHA, compare_samples
 def check(reference, candidate, seed: int = 0) -> dict:
     """Compares two `study.Sample`s. Passed only if every statistic is shown to be equivalent.
 
-    The value is the largest p of the tests for equivalence. The place is the first statistic that was found different,
-    or else the first that the runs do not decide, called so.
+    The value is the largest p of the tests for equivalence. The place is the statistic whose difference is
+    surest, or else the first that the runs do not decide, called so.
     """
     differences = compare_samples(reference, candidate, seed)
-    failed = sorted((d for d in differences if not d.equivalent), key=lambda d: d.verdict != "different")
+    failed = sorted(
+        (d for d in differences if not d.equivalent), key=lambda d: d.p_different if d.verdict == "different" else 1.0
+    )
     worst = max(differences, key=lambda d: d.p_equivalent)
     return {
         "passed": not failed,
