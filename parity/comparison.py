@@ -260,6 +260,8 @@ def _climb(reference: Trace, candidate: Trace, truth: Trace | None, training: bo
     for name, check in RUNGS.items():
         if (name in TRAINING and not training) or not _concerns(name, reference, candidate):
             continue
+        for side in filter(None, (reference, candidate, truth)):
+            side.rest()
         if name in TRAINING and unsteady:
             fields = _nothing(unsteady)
         else:

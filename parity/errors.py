@@ -1,12 +1,13 @@
 """How far two tensors are apart, how far they may be, and which of many parts first."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 FLOAT64_TOLERANCE = 1e-10
+AT_ONCE = 2**20  # numbers of an array that are compared together, for what is made of them takes memory too
 FLOAT32_EPS = float(np.finfo(np.float32).eps)
 EPS = {"float64": float(np.finfo(np.float64).eps), "float16": 2.0**-10, "bfloat16": 2.0**-7}
 # Two correct float32 implementations differ by the order of their sums. Each is judged by its distance from the
@@ -95,12 +96,13 @@ def relative_l2(actual: np.ndarray, expected: np.ndarray, floor: float = 0.0) ->
     Args:
         floor: keeps the measure finite where the true value is zero.
     """
-    actual, expected = _float64(actual), _float64(expected)
-    if actual.shape != expected.shape:
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    if actual.shape != expected.shape or (actual.dtype.kind == "c") != (expected.dtype.kind == "c"):
         return float("inf")
     with np.errstate(invalid="ignore", over="ignore"):
-        difference, norm = (float(np.linalg.norm(x.ravel())) for x in (actual - expected, expected))
+        difference, norm = norms(actual, expected)
         if not np.isfinite(difference) or not np.isfinite(norm):
+            actual, expected = _float64(actual), _float64(expected)
             alike = ~np.isfinite(expected) & ((actual == expected) | (np.isnan(actual) & np.isnan(expected)))
             actual, expected = actual[~alike], expected[~alike]
             if not np.isfinite(expected).all() and np.isfinite(actual).all():
@@ -110,6 +112,56 @@ def relative_l2(actual: np.ndarray, expected: np.ndarray, floor: float = 0.0) ->
         return 0.0
     scale = max(norm, floor)
     return difference / scale if scale > 0 else float("inf")
+
+
+def identical(array: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays have one shape and the same numbers, or none, in every place."""
+    if np.array_equal(array, other):  # without the copies that a look for NaN takes
+        return True
+    floats = array.dtype.kind == other.dtype.kind == "f"
+    return floats and np.isnan(array).any() and np.array_equal(array, other, equal_nan=True)
+
+
+def close(array: np.ndarray, other: np.ndarray, rtol: float, atol: float, factor=1.0, function=None) -> bool:
+    """Whether |function(array) * factor - other| <= atol + rtol |other| throughout, of arrays of one shape.
+
+    Args:
+        factor: of a shape that goes with the arrays' last axes.
+    """
+    factor = np.broadcast_to(np.asarray(factor, np.float64), array.shape)
+    for a, b, f in _parts(array, other, factor):
+        with np.errstate(all="ignore"):
+            made = a if function is None else function(a)
+            if not (np.abs(made * f - b) <= atol + rtol * np.abs(b)).all():
+                return False
+    return True
+
+
+def norms(actual: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
+    """Euclidean norms in float64 of the difference of two arrays of one shape, and of the second."""
+    squares = np.zeros(2)
+    for a, b in _parts(actual, expected):
+        apart = a - b
+        squares += apart @ apart, b @ b
+    return tuple(map(float, np.sqrt(squares)))
+
+
+def _farthest(actual, expected) -> float:
+    """The largest absolute difference of two arrays of one shape; NaN where there is one."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(np.max([np.max(np.abs(a - b)) for a, b in _parts(actual, expected)], initial=0.0))
+
+
+def _parts(*arrays):
+    """Arrays of one shape as flat ones in float64; of large ones a part at a time, for a copy takes memory too."""
+    arrays = list(map(np.asarray, arrays))
+    if any(array.dtype.kind == "c" for array in arrays):
+        arrays = [np.stack([array.real, array.imag]) for array in arrays]
+    if arrays[0].size > AT_ONCE:
+        options = {"flags": ["external_loop", "buffered"], "buffersize": AT_ONCE, "casting": "unsafe"}
+        yield from np.nditer(arrays, op_dtypes=[np.float64] * len(arrays), **options)
+    elif arrays[0].size:
+        yield tuple(_float64(array).ravel() for array in arrays)
 
 
 def _float64(array) -> np.ndarray:
@@ -131,9 +183,9 @@ def _root_mean_square(array) -> float:
 
 
 def judge(
-    reference: dict[str, np.ndarray],
-    candidate: dict[str, np.ndarray],
-    truth: dict[str, np.ndarray] | None = None,
+    reference: Mapping[str, np.ndarray],
+    candidate: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray] | None = None,
     floor: float = 0.0,
     tolerance: float | None = None,
     owner: str = "reference",
@@ -162,22 +214,25 @@ def judge(
         eps: relative spacing of the type that is judged by the truth.
     """
     names = [name for name in reference if name in candidate and (truth is None or name in truth)]
-    targets = {name: (reference if truth is None else truth)[name] for name in names}
-    sizes = [size for size in map(_root_mean_square, targets.values()) if size > 0]
+    targets = reference if truth is None else truth  # together they may not fit into memory: one after the other
+    sizes = [size for name in names if (size := _root_mean_square(targets[name])) > 0]
     typical = float(np.median(sizes)) if sizes else 0.0
     owned, judged = (reference, candidate) if owner == "reference" else (candidate, reference)
     errors, inherited = [], 0.0
-    for name, target in targets.items():
+    for name in names:
+        target = targets[name]
         whole = typical * np.size(target) ** 0.5  # the norm of a typical tensor of this size
         smallest, undecided = max(floor, NEAR_ZERO * whole), ""
-        actual = judged[name]
         if truth is None:
-            value = relative_l2(candidate[name], target, smallest)
-            double = np.asarray(candidate[name]).dtype == np.float64
+            actual = candidate[name]
+            value = relative_l2(actual, target, smallest)
+            double = np.asarray(actual).dtype == np.float64
             allowed = tolerance or (FLOAT64_TOLERANCE if double else FLOAT32_ALONE)
         else:
-            own = relative_l2(owned[name], target, smallest)
-            carried = relative_l2(owned[name], target, max(smallest, whole))
+            actual = owned[name]
+            own = relative_l2(actual, target, smallest)
+            carried = relative_l2(actual, target, max(smallest, whole))
+            actual = judged[name]
             if own > ceiling(eps):  # next to nothing but rounding
                 own, smallest = carried, max(smallest, whole)
             value = relative_l2(actual, target, smallest)
@@ -190,9 +245,8 @@ def judge(
         if np.size(target) and np.asarray(target).dtype.kind == "f" and not np.isfinite(target).any():
             undecided = undecided or ("no number in it is finite" if value == 0 else "")
         same_shape = np.shape(actual) == np.shape(target)
-        with np.errstate(invalid="ignore"):
-            far = np.abs(_float64(actual) - _float64(target)) if same_shape else np.array(np.inf)
-        errors.append(Error(name, value, allowed, float(np.max(far, initial=0.0)), undecided))
+        far = _farthest(actual, target) if same_shape else float("inf")
+        errors.append(Error(name, value, allowed, far, undecided))
     return errors
 
 

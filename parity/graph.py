@@ -6,6 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
+from parity.shelf import Shelf
+
 
 class Unanswered(Exception):
     """A question that was not asked while a model was recorded, or that a file can't be asked at all."""
@@ -61,6 +63,16 @@ class Graph:
     outputs: dict[str, int] = field(default_factory=dict)
     # Number of a value to (that array, its fingerprint): one graph is compared with many.
     prints: dict[int, tuple] = field(default_factory=dict, repr=False, compare=False)
+    shelf: Shelf | None = field(default=None, repr=False, compare=False)  # where the values lie, if they are recorded
+
+    def keep(self, shelf: Shelf) -> None:
+        """Has the arrays on a shelf, by number, for values."""
+        self.values, self.shelf = list(shelf.views().values()), shelf
+
+    def rest(self) -> None:
+        """Gives back the memory of values that were looked at, see `Shelf.rest`."""
+        if self.shelf is not None:
+            self.shelf.rest()
 
     @cached_property
     def producers(self) -> dict[int, Node]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.adapters.base import Adapter
-from parity.errors import FLOAT32_EPS, ceiling, relative_l2
+from parity.adapters.base import Adapter, in_parts
+from parity.errors import AT_ONCE, FLOAT32_EPS, ceiling, relative_l2
 from parity.trace import map_inputs, scaled
 
 # The model's own output and that of its copy differ by the model's rounding: about as far as the copy moves when inputs
@@ -107,12 +107,20 @@ def _outputs(adapter: Adapter, inputs, training: bool, moved: float = 0.0) -> di
         array = np.asarray(array)
         if array.dtype.kind != "f":
             return array
-        return array.astype(np.float64) * (1 + moved * rng.choice((-1.0, 1.0), array.shape))
+        found = array.astype(np.float64, order="C")
+        flat = found.reshape(-1)
+        for start in range(0, flat.size, AT_ONCE):
+            part = flat[start : start + AT_ONCE]
+            part *= 1 + moved * rng.choice((-1.0, 1.0), part.shape)
+        return found
 
     with adapter.preserved(trainable=bool(moved)), adapter.without_dropout():
         if moved:
             inputs = map_inputs(move, inputs)
-            adapter.assign({name: move(weight.array) for name, weight in adapter.weights().items()})
+            arrays = {name: weight.array for name, weight in adapter.weights().items()}
+            for names in in_parts(arrays):
+                adapter.assign({name: move(arrays[name]) for name in names})
+            del arrays
         return adapter.outputs(inputs, training)
 
 

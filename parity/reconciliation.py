@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from parity.errors import NOT_COMPARED, OK, Row
+from parity.errors import NOT_COMPARED, OK, Row, close
 from parity.layout import compatible
 from parity.rungs.structure import layer_of
 from parity.transfer import weights_of_both
@@ -60,22 +60,25 @@ def _counts(candidate, reference, name: str) -> bool:
 
     Asked of a batch by setting the numbers that were moved, a part at a time, to others.
     """
-    adapter, indices = candidate.adapter, candidate.rearranged[name]
+    adapter = candidate.adapter
     if adapter.recorded:
         return False  # it can't be asked
-    array = adapter.weights()[name].array
-    ours = reference.adapter.weights()[name].array
-    flat, sent = array.ravel(), ours.ravel()
-    moved = np.flatnonzero(flat != sent) if flat.size == sent.size else indices
+    array = np.array(adapter.weights()[name].array, order="C")
+    moved = np.flatnonzero(array.ravel() != reference.adapter.weights()[name].array.ravel())
+    moved = moved.astype(np.int32) if array.size < 2**31 else moved
+    flat = array.reshape(-1)
     with adapter.preserved():
         before = adapter.outputs(candidate.batches[0], draws=candidate.draws)
         for part in np.array_split(moved, min(len(moved), PARTS)):
-            changed = flat.copy()
-            changed[part] = changed[part] * 1.5 + 0.25
-            adapter.assign({name: changed.reshape(array.shape)})
+            was = flat[part]
+            flat[part] = was * 1.5 + 0.25
+            adapter.assign({name: array})
+            flat[part] = was
             after = adapter.outputs(candidate.batches[0], draws=candidate.draws)
             if all(np.array_equal(before[key], after[key], equal_nan=True) for key in before):
                 return False
+        adapter.assign({name: array})
+        del array, flat, was, moved, part  # before all is read again
     return True
 
 
@@ -86,17 +89,21 @@ def _folded(names, reference, candidate) -> dict[str, str]:
     for name in names:
         if not name.endswith("/kernel") or name not in ours or name not in theirs:
             continue
-        a, b = (
-            ours[name].array.astype(np.float64),
-            theirs[name].array.astype(np.float64).reshape(ours[name].array.shape),
-        )
-        axes = tuple(range(a.ndim - 1 - (a.shape[-1] == 1 and a.ndim > 2)))
-        factor = (a * b).sum(axes, keepdims=True) / (a * a).sum(axes, keepdims=True)
-        if np.allclose(a * factor, b, rtol=1e-4, atol=1e-6 * float(np.abs(b).max())):
+        a, b = (side[name].array.astype(np.float64, copy=False) for side in (ours, theirs))
+        if _is_scaled(a, b.reshape(a.shape)):
             for other in names:
                 if layer_of(other) == layer_of(name):
                     found[other] = "a normalisation is folded into it"
     return found
+
+
+def _is_scaled(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether a kernel is another times a factor for each channel of its output."""
+    axes = a.ndim - 1 - (a.shape[-1] == 1 and a.ndim > 2)
+    channels = list(range(axes, a.ndim))
+    sums = [np.einsum(a, list(range(a.ndim)), other, list(range(a.ndim)), channels) for other in (b, a)]
+    factor = sums[0] / sums[1]
+    return close(a, b, 1e-4, 1e-6 * max(abs(float(b.max())), abs(float(b.min()))), factor)
 
 
 def _settle(row: Row, status: str, message: str) -> None:

@@ -4,6 +4,7 @@ Every number is added to one of the sums, or subtracted, as a hash of its place 
 of two sketches, relative to their size, is that of the two tensors, give or take a tenth.
 """
 
+from collections import ChainMap
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +56,10 @@ def comparable(*groups):
     Returns:
         As many dicts of arrays. Tensors of different shape become arrays of different shape.
     """
-    names = {name for group in groups if group for name, array in group.items() if isinstance(array, Sketch)}
+    mixed = [
+        group for group in groups if isinstance(group, dict | ChainMap)
+    ]  # where arrays lie in a file are no others
+    names = {name for group in mixed for name, array in group.items() if isinstance(array, Sketch)}
     if not names:
         return groups
     found = []
@@ -63,10 +67,11 @@ def comparable(*groups):
         if group is None:
             found.append(None)
             continue
-        made = dict(group)
-        for name in names & made.keys():
-            own = made[name] if isinstance(made[name], Sketch) else sketch(made[name])
+        made = {}
+        for name in names & group.keys():
+            array = group[name]
+            own = array if isinstance(array, Sketch) else sketch(array)
             same = all(other[name].shape == own.shape for other in groups if other and name in other)
             made[name] = own.sums if same else np.zeros(own.shape)
-        found.append(made)
+        found.append(ChainMap(made, group))
     return tuple(found)

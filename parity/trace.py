@@ -9,6 +9,7 @@ import numpy as np
 from parity.adapters.base import OUTPUT, Adapter, Call
 from parity.errors import FLOAT32_ALONE, FLOAT64_TOLERANCE, Error, judge
 from parity.graph import Graph
+from parity.shelf import Shelf
 from parity.sketch import comparable
 from parity.values import Partners
 
@@ -63,13 +64,28 @@ class Trace:
         self.partners = None  # as a candidate, the values that both sides have, see `pair_values`
         self.parted = None  # as a candidate, those on the inputs on which the outputs part, if they do
         self.cut = {}  # as a candidate, tensors of one name that are not the same place, and why that is no fault
-        self.rearranged = {}  # as a candidate, weight to the indices that bring it into the reference's order
+        self.rearranged = {}  # as a candidate, weight to what brings it into the reference's order, flat
+        self._shelves = []  # of arrays that are kept
         self._recorded = {}  # training mode or not to the graph of the first batch
         self.biased = {}  # see `Adapter.biased_variances`; filled with `training` where `strict` is not set
 
     @cached_property
     def _calls(self) -> dict[str, Call]:
-        return self.adapter.capture(self.batches[0], draws=self.draws)
+        calls, shelf = self.adapter.capture(self.batches[0], draws=self.draws), Shelf()
+        for call in calls.values():
+            for array in (*call.inputs, call.output):  # one call's output is another's input
+                if isinstance(array, np.ndarray) and id(array) not in shelf:
+                    shelf[id(array)] = array
+        views = shelf.views()
+        self._shelves.append(shelf)
+        return {
+            name: replace(
+                call,
+                inputs=tuple(views.get(id(array), array) for array in call.inputs),
+                output=views.get(id(call.output), call.output),
+            )
+            for name, call in calls.items()
+        }
 
     def graph(self, inputs, training: bool = False) -> Graph:
         """Every operation at inference or in training mode; those on the first batch are recorded once."""
@@ -81,6 +97,11 @@ class Trace:
         if first:
             self._recorded[training] = found
         return found
+
+    def rest(self) -> None:
+        """Gives back the memory of arrays that were looked at, see `Shelf.rest`."""
+        for kept in (*self._shelves, *self._recorded.values()):
+            kept.rest()
 
     @property
     def calls(self) -> dict[str, Call]:
@@ -127,15 +148,14 @@ class Trace:
             training, gradients, biased = recorded
             self.biased = {} if self.strict else biased
             return self._renamed(training), gradients
-        with self.adapter.preserved(), self._dropping(), self._told_biased() as biased:
+        with self.adapter.preserved(trainable=False), self._dropping(), self._told_biased() as biased:
             calls, gradients = self._first_pass()
-            found = {name: call.output for name, call in self._renamed(calls).items()}
+            found = Shelf((name, call.output) for name, call in self._renamed(calls).items())
+            del calls
             for step, batch in enumerate(self.batches[1:], start=2):
                 more = self._renamed(self.adapter.outputs(batch, True, self.draws))
-                found |= {f"{name} of step {step}": array for name, array in more.items()}
-            for name, weight in self.adapter.weights().items():
-                if not weight.trainable:
-                    found[name] = np.array(weight.array)
+                found.update({f"{name} of step {step}": array for name, array in more.items()})
+            found.update({name: weight.array for name, weight in self.adapter.weights(trainable=False).items()})
             self.biased = dict(biased)
         return found, gradients
 
@@ -159,7 +179,7 @@ class Trace:
 
     def _first_pass(self):
         cotangents = self._cotangents
-        before = {name: weight.array.copy() for name, weight in self.adapter.weights().items()}
+        before = {name: weight.array.copy() for name, weight in self.adapter.weights(trainable=False).items()}
         try:
             return self.adapter.train(self.batches[0], cotangents, self.draws)
         except Exception as error:  # some operation has no gradient, say: the outputs can be compared all the same
@@ -169,7 +189,7 @@ class Trace:
     @contextlib.contextmanager
     def acting(self):
         """Context for passes in training mode: as `training` makes them, and without a trace afterwards."""
-        with self.adapter.preserved(), self._dropping():
+        with self.adapter.preserved(trainable=False), self._dropping():
             yield
 
     def _dropping(self):

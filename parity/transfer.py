@@ -106,7 +106,7 @@ def transfer(source: Adapter, target: Adapter, strict: bool = True) -> TransferR
         raise TransferError(f"The models do not match; nothing was copied.\n{report}", report)
     wrong = {name for name, _, _ in report.wrong_shape}
     sent = {n: np.array(w.array) for n, w in weights_of_both(source, target)[0].items() if n not in wrong}
-    before = {n: np.array(w.array) for n, w in target.weights().items()}
+    before = {n: np.array(w.array) for n, w in target.weights().items()} if strict else {}
     target.assign(sent)
     arrived = target.weights() | target.tied()
     lost = [arrived[n].native for n in sent if n in arrived and not _arrived(sent[n], arrived[n], target.eps)]

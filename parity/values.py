@@ -1,11 +1,13 @@
 """Which values of two models are the same: equal numbers, in whatever axis order each framework holds them."""
 
+import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from parity.errors import AT_ONCE
 from parity.graph import Graph
 
 ENORMOUS = 1e6
@@ -143,7 +145,7 @@ def _inverse(order, shape: tuple[int, ...]):
     return back
 
 
-def rearrangement(array: np.ndarray, other: np.ndarray, tolerance: float = 0.0) -> tuple[str, np.ndarray] | None:
+def rearrangement(array: np.ndarray, other: np.ndarray, tolerance: float = 0.0) -> tuple[str, Callable] | None:
     """In what other order one array holds the numbers of another, in float32 or near to it.
 
     Args:
@@ -151,32 +153,70 @@ def rearrangement(array: np.ndarray, other: np.ndarray, tolerance: float = 0.0) 
         tolerance: relative to the largest number.
 
     Returns:
-        (the order in words, indices that make `other.ravel()[indices]` equal to `array.ravel()`). None where they do
-        not hold the same numbers, or so many equal ones, in an order without a name, that it can't be told.
+        (the order in words, function from an array that lies as `other` does to the same, flat, in `array`'s order).
+        None where they do not hold the same numbers, or so many equal ones, in an order without a name, that it can't
+        be told.
     """
     if array.size != other.size or array.size < 2:
         return None
-    ours, theirs = (np.asarray(a, np.float32) for a in (array, other))
-    near = float(np.abs(ours).max()) * tolerance
-    flat = theirs.ravel()
-    few = np.linspace(0, flat.size - 1, min(flat.size, 256)).astype(int)
-    for words, view in _named_orders(ours):
-        if (np.abs(view[np.unravel_index(few, view.shape)] - flat[few]) <= near).all() and (
-            np.abs(view.ravel() - flat) <= near
-        ).all():
-            held = dict(_named_orders(np.arange(ours.size).reshape(ours.shape)))[words].ravel()
-            indices = np.empty_like(held)
-            indices[held] = np.arange(held.size)
-            return words, indices
-    places, order = (np.argsort(a, axis=None, kind="stable") for a in (theirs, ours))
-    if not (np.abs(ours.ravel()[order] - flat[places]) <= near).all() or np.unique(ours).size < 0.9 * ours.size:
+    near = float(np.float32(np.maximum(np.abs(array.max()), np.abs(array.min())))) * tolerance
+    few = np.linspace(0, array.size - 1, min(array.size, 256)).astype(int)
+    some = np.float32(other[np.unravel_index(few, other.shape)])
+    for words, view in _named_orders(array):
+        if (np.abs(np.float32(view[np.unravel_index(few, view.shape)]) - some) <= near).all() and _near_throughout(
+            view, other, near
+        ):
+            return words, functools.partial(_put_back, words, array.shape)
+    ours, theirs = (np.sort(np.float32(a), axis=None) for a in (array, other))
+    if not _near_throughout(ours, theirs, near) or 1 + np.count_nonzero(ours[1:] != ours[:-1]) < 0.9 * ours.size:
         return None
+    del ours, theirs
+    short = np.int32 if array.size < 2**31 else np.int64
+    places, order = (np.argsort(np.float32(a), axis=None, kind="stable").astype(short) for a in (other, array))
     indices = np.empty_like(places)
     indices[order] = places
-    return "in an order that has no name", indices
+    return "in an order that has no name", functools.partial(_taken, indices)
 
 
-def _named_orders(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _near_throughout(view, other: np.ndarray, near: float) -> bool:
+    """Whether no number of two arrays, in C order and float32, is further from the other's than this."""
+    view = view[...]
+    options = {"flags": ["external_loop", "buffered"], "order": "C", "casting": "unsafe", "buffersize": AT_ONCE}
+    parts = np.nditer([view, other.reshape(view.shape)], op_dtypes=[np.float32] * 2, **options)
+    return all(bool((np.abs(a - b) <= near).all()) for a, b in parts)
+
+
+def _put_back(words: str, shape: tuple[int, ...], array: np.ndarray) -> np.ndarray:
+    """An array, flat, that in the order of this name is the given one."""
+    found = np.empty(shape, array.dtype)
+    view = next(view for name, view in _named_orders(found) if name == words)
+    view[...] = array.reshape(view.shape)
+    return found.ravel()
+
+
+def _taken(indices: np.ndarray, array: np.ndarray) -> np.ndarray:
+    flat, found = array.ravel(), np.empty(array.size, array.dtype)
+    for start in range(0, flat.size, AT_ONCE):  # NumPy makes wider copies of indices
+        found[start : start + AT_ONCE] = flat[indices[start : start + AT_ONCE]]
+    return found
+
+
+class _Gates:
+    """An array with the parts of its last axis in another order, to be read and written like a view."""
+
+    def __init__(self, array: np.ndarray, order: tuple[int, ...]):
+        self.array, self.shape = array, array.shape
+        parts = np.split(np.arange(self.shape[-1]), len(order))
+        self.places = np.concatenate([parts[place] for place in order])
+
+    def __getitem__(self, index):
+        return self.array[..., self.places] if index is ... else self.array[(*index[:-1], self.places[index[-1]])]
+
+    def __setitem__(self, index, array):
+        self.array[..., self.places] = array
+
+
+def _named_orders(array: np.ndarray) -> Iterator[tuple[str, np.ndarray | _Gates]]:
     """(words, view) of the orders in which ports hold an array by mistake, or for a reason."""
     slim = array.reshape(tuple(n for n in array.shape if n != 1))
     shape = slim.shape
@@ -197,11 +237,10 @@ def _named_orders(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield "its axes stand as torch has them", np.moveaxis(slim, (-1, -2), (0, 1))
     for parts in (3, 4):
         if shape and shape[-1] % parts == 0 and shape[-1] > parts:
-            gates = slim.reshape(*shape[:-1], parts, -1)
             for order in itertools.permutations(range(parts)):
                 if order != tuple(range(parts)):
                     words = f"the {parts} parts of its last axis, as of gates, stand in the order {order}"
-                    yield words, gates[..., list(order), :].reshape(shape)
+                    yield words, _Gates(slim, order)
     for channels in range(2, shape[0] if shape else 0):
         if shape[0] % channels == 0:
             folds = (channels, shape[0] // channels)

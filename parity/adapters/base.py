@@ -17,8 +17,10 @@ from parity import kinds
 from parity.errors import eps_of
 from parity.graph import Graph
 from parity.naming import Rules, canonical_layer
+from parity.shelf import Shelf
 
 OUTPUT = "output"
+AT_ONCE = 64 * 2**20  # bytes of weights that are copied together
 
 
 @dataclass
@@ -84,6 +86,19 @@ def _flat(value, path) -> Iterator:
         keys = getattr(value, "_fields", range(len(value)))
         parts = zip(keys, value, strict=True)
         yield from (found for key, part in parts for found in _flat(part, (*path, str(key))))
+
+
+def in_parts(arrays: Mapping[str, np.ndarray]) -> Iterator[list[str]]:
+    """Names of arrays, in order, in groups that may be copied together: at most `AT_ONCE` bytes, or a single one."""
+    names, size = [], 0
+    for name, array in arrays.items():
+        if names and size + array.nbytes > AT_ONCE:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += array.nbytes
+    if names:
+        yield names
 
 
 class Adapter:
@@ -218,7 +233,7 @@ class Adapter:
         """Of variables that are sums of tensors (an LSTM's two biases), each by its own name, in canonical layout."""
         return {}
 
-    def assign(self, arrays: dict[str, np.ndarray]) -> None:
+    def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Sets variables from arrays in canonical layout."""
         raise NotImplementedError
 
@@ -304,7 +319,7 @@ class Adapter:
         Args:
             trainable: whether those that are trained may change inside too; a pass in training mode moves others only.
         """
-        before = {n: w.array.copy() for n, w in self.weights(trainable).items()}
+        before = Shelf((n, w.array) for n, w in self.weights(trainable).items())
         try:
             yield
         finally:

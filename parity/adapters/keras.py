@@ -10,8 +10,9 @@ from parity.adapters import keras_graph
 from parity.adapters.base import OUTPUT, Adapter, Call, InputSpec, Weight, named_outputs, replaced
 from parity.adapters.keras_calls import at_inference, calling
 from parity.adapters.keras_copy import keras_precision, rebuilt, renamed
-from parity.adapters.keras_variables import held, own_variables, read, write
-from parity.errors import eps_of
+from parity.adapters.keras_variables import finalize, held, in_place, own_variables, read, write
+from parity.errors import eps_of, identical
+from parity.shelf import Shelf
 
 __all__ = ["KerasAdapter", "keras_precision"]
 
@@ -188,15 +189,16 @@ class KerasAdapter(Adapter):
             return raw, output, tape.gradient(loss, [variable.value for _, variable in trainable])
 
         raw, output, found = self._run(("train", self._silent), run, inputs, draws or {}, cotangents)
-        weights = self.weights()
-        gradients = {
+        calls, shapes = self._calls(raw, output), {n: w.array.shape for n, w in self.weights().items()}
+        del raw, output
+        gradients = Shelf()
+        found = list(found)[::-1]
+        for name, _ in trainable:
+            back = found.pop()  # together they are as large as all weights
             # Of an embedding it is a list of rows, which become a table here.
-            name: np.zeros(weights[name].array.shape)
-            if g is None
-            else _array(tf.convert_to_tensor(g)).reshape(weights[name].array.shape)
-            for (name, variable), g in zip(trainable, found, strict=True)
-        }
-        return self._calls(raw, output), gradients
+            array = np.zeros(shapes[name]) if back is None else _array(tf.convert_to_tensor(back))
+            gradients[name] = array.reshape(shapes[name])
+        return calls, gradients
 
     # Layers that are called with training=False while the rest trains; a graph that was traced knows which.
     _silent: tuple = ()
@@ -223,14 +225,16 @@ class KerasAdapter(Adapter):
     @contextlib.contextmanager
     def as_found(self):
         variables = [*self.model.variables]  # those of random numbers too
-        before = [np.array(variable.value) for variable in variables]
+        before, changed = Shelf((place, read(variable)) for place, variable in enumerate(variables)), set()
         try:
-            with self.preserved():
-                yield
+            yield
         finally:
-            for variable, old in zip(variables, before, strict=True):
-                if not np.array_equal(np.asarray(variable.value), old, equal_nan=old.dtype.kind == "f"):
+            for place, variable in enumerate(variables):
+                old = before[place]
+                if not identical(read(variable), old):
                     variable.assign(old)
+                    changed.add(id(variable))
+            finalize(self.layers().values(), changed)
 
     def _run(self, key, run, inputs, *more):
         """`run` on tensors: (record of `_recorded`, output, gradients). Through one graph for all if `compiled`."""
@@ -318,9 +322,11 @@ class KerasAdapter(Adapter):
             if isinstance(layers.get(name), keras.layers.ZeroPadding2D):
                 padded[id(result)] = (call, args)
 
-            def replay(new, call=call, before=before, args_in=args_in, kwargs=kwargs):
+            form = keras.tree.map_structure(lambda x: 0, args_in)  # without the tensors, which need not be kept
+
+            def replay(new, call=call, before=before, form=form, kwargs=kwargs):
                 new = iter(self.tensors(tuple(new)))
-                packed = keras.tree.map_structure(lambda x: next(new), args_in)
+                packed = keras.tree.map_structure(lambda x: next(new), form)
                 if before is not None:
                     packed = (before(*packed),)
                 return _array(call(*packed, **kwargs))
@@ -384,7 +390,5 @@ def _computes_in(layer) -> str:
 
 def _array(tensor) -> np.ndarray:
     """A tensor as an array; bfloat16, which NumPy has not, as float32."""
-    import keras
-
-    array = np.asarray(keras.ops.convert_to_numpy(tensor))
+    array = in_place(tensor)
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array

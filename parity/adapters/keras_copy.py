@@ -56,7 +56,8 @@ def rebuilt(model, layers: list, call=None):
     if [v.shape for v in clone.weights] != [v.shape for v in model.weights]:
         raise ValueError("what its config makes has other weights")
     _restore_functions(model, clone)
-    clone.set_weights([np.asarray(v.value, None) for v in model.weights])
+    for variable, own in zip(clone.weights, model.weights, strict=True):  # one after the other: all may be much
+        variable.assign(np.asarray(own.value, None))
     for layer in clone._flatten_layers():
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()
@@ -129,11 +130,19 @@ def _named_function(code: dict) -> dict:
     return {"module": "builtins", "class_name": "function", "config": _name_of(code), "registered_name": "function"}
 
 
+def _is_drawn(config: dict) -> bool:
+    """Whether a config is that of an initializer whose numbers are others every time: a copy's are all replaced."""
+    drawn = config.get("module") == "keras.initializers" and isinstance(config.get("config"), dict)
+    return drawn and "seed" in config["config"] and config["config"]["seed"] is None
+
+
 def _in_float64(config):
     """A Keras config with every float32 or half type in it made float64."""
     if isinstance(config, dict):
         if config.get("class_name") in ("DTypePolicy", "FloatDTypePolicy"):
             return "float64"
+        if _is_drawn(config):
+            return {"module": "keras.initializers", "class_name": "Zeros", "config": {}, "registered_name": None}
         if config.get("class_name") == "__lambda__":  # of a Lambda layer
             return _named_function(config["config"])
         if set(config) == {"value"} and isinstance(config["value"], list | tuple):  # of an activation

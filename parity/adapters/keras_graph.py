@@ -4,8 +4,10 @@ import contextlib
 
 import numpy as np
 
+from parity.adapters.keras_variables import in_place
 from parity.adapters.source import calling_line
 from parity.graph import Graph, Node
+from parity.shelf import Shelf
 
 
 def record(layers, calling, tensors, run) -> Graph:
@@ -18,15 +20,15 @@ def record(layers, calling, tensors, run) -> Graph:
     """
     from tensorflow.python.framework import op_callbacks
 
-    graph = Graph("keras")
+    graph, values = Graph("keras"), Shelf()
     numbers, alive, stack = {}, [], []
 
     def number(tensor):
         key = id(tensor)
         if key not in numbers:
             alive.append(tensor)
-            numbers[key] = len(graph.values)
-            graph.values.append(_array(tensor))
+            numbers[key] = len(values)
+            values[numbers[key]] = _array(tensor)
         return numbers[key]
 
     graph.sources = tuple(number(tensor) for tensor in tensors)
@@ -45,6 +47,7 @@ def record(layers, calling, tensors, run) -> Graph:
         order = {n: place for place, n in enumerate(given)}
         slots = [order.get(numbers.get(id(tensor))) for tensor in inputs]
         fixed = [tensor if slot is None else None for tensor, slot in zip(inputs, slots, strict=True)]
+        types = [tensor.dtype for tensor in inputs]
         attributes = tuple([] if a is None else a for a in attributes or ())
 
         def rerun(arrays):
@@ -52,7 +55,7 @@ def record(layers, calling, tensors, run) -> Graph:
             from tensorflow.python.eager import context, execute
 
             new = [
-                tf.constant(arrays[slot], inputs[place].dtype) if slot is not None else fixed[place]
+                tf.constant(arrays[slot], types[place]) if slot is not None else fixed[place]
                 for place, slot in enumerate(slots)
             ]
             return [_array(t) for t in execute.quick_execute(title, len(made), new, attributes, context.context())]
@@ -82,9 +85,10 @@ def record(layers, calling, tensors, run) -> Graph:
         finally:
             op_callbacks.remove_op_callback(note)
     graph.outputs = {name: number(tensor) for name, tensor in outputs.items()}
+    graph.keep(values)
     return graph
 
 
 def _array(tensor) -> np.ndarray:
-    array = np.asarray(tensor.numpy()) if hasattr(tensor, "numpy") else np.asarray(tensor)
+    array = in_place(tensor)
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array

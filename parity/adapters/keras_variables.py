@@ -8,14 +8,22 @@ from parity import kinds
 
 
 def read(variable) -> np.ndarray:
-    """The array that a variable holds, a copy."""
+    """The array that a variable holds, as it is now, without a copy; not to be written to."""
     value = variable.value
     if type(value).__name__ != "ResourceVariable":  # one on several devices, say
         return np.asarray(value)
     import tensorflow as tf
 
     # What `numpy()` does in a fraction of its time, in which hundreds of variables are read dozens of times.
-    return np.asarray(tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype).numpy())
+    return in_place(tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype))
+
+
+def in_place(tensor) -> np.ndarray:
+    """A tensor's array without a copy, not to be written to; TensorFlow writes to no memory that somebody looks at."""
+    try:
+        return np.asarray(memoryview(tensor))
+    except (TypeError, ValueError, BufferError):  # no type of NumPy's own, or no eager tensor
+        return np.asarray(tensor.numpy() if hasattr(tensor, "numpy") else tensor)
 
 
 def write(variable, array: np.ndarray) -> None:
@@ -60,3 +68,10 @@ def held(layers: dict) -> Iterator[tuple]:
                 else:
                     part, short = "pointwise", short.replace("pointwise_kernel", "kernel")
             yield owner, part, what, short, (layer, variable)
+
+
+def finalize(layers, changed: set[int]) -> None:
+    """Has layers make again what they make of their variables (Normalization's constants), if those changed, by id."""
+    for layer in layers:
+        if hasattr(layer, "finalize_state") and changed & set(map(id, layer.variables)):
+            layer.finalize_state()

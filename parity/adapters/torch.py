@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import inspect
+from collections import Counter
 from functools import cached_property
 
 import numpy as np
@@ -11,8 +12,10 @@ from parity import kinds, layout
 from parity.adapters import torch_graph
 from parity.adapters.base import OUTPUT, Adapter, Call, InputSpec, Weight, named_outputs, replaced
 from parity.adapters.torch_dropout import nothing_dropped
-from parity.adapters.torch_variables import as_array, claimed, variables
+from parity.adapters.torch_statistics import biased_variances
+from parity.adapters.torch_variables import as_array, claimed, restored, variables
 from parity.naming import canonical_layer, ruled
+from parity.shelf import Shelf
 
 
 class TorchAdapter(Adapter):
@@ -138,8 +141,9 @@ class TorchAdapter(Adapter):
         """An array in canonical layout as a tensor in torch's, floats in the model's type."""
         import torch
 
-        array = layout.channels_first(kind, np.asarray(array))
-        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+        # Copied, for a layer may write over what it is given.
+        array = np.array(layout.channels_first(kind, np.asarray(array)), order="C")
+        tensor = torch.from_numpy(array).to(self._device)
         return tensor.to(getattr(torch, self.dtype)) if array.dtype.kind == "f" else tensor
 
     def native_tensor(self, array):
@@ -284,15 +288,22 @@ class TorchAdapter(Adapter):
         with self._gradients_set_aside():
             calls, output = self._recorded(inputs, True, draws)
             self._loss(output, cotangents).backward()
-            found = {}
-            for name, _, variable in self._each_variable():
-                if variable.gradient is None or name in self.converters or self.ignores(name):
-                    continue
-                if not any(tensor.requires_grad for tensor in variable.tensors):
-                    continue
+            asked = [(n, variable) for n, _, variable in self._each_variable() if self._differentiated(n, variable)]
+            uses = Counter(id(tensor) for _, variable in asked for tensor in variable.tensors)
+            found = Shelf()
+            for name, variable in asked:
                 given = [t.new_zeros(t.shape) if t.grad is None else t.grad for t in variable.tensors]
-                found[name] = np.array(variable.gradient([as_array(g) for g in given]))
+                found[name] = variable.gradient([as_array(g) for g in given])
+                uses.subtract(map(id, variable.tensors))
+                for tensor in variable.tensors:
+                    if not uses[id(tensor)]:
+                        tensor.grad = None  # together they are as large as all weights
         return calls, found
+
+    def _differentiated(self, name: str, variable) -> bool:
+        """Whether the gradient of a variable is known, and to be compared."""
+        known = variable.gradient is not None and any(tensor.requires_grad for tensor in variable.tensors)
+        return known and name not in self.converters and not self.ignores(name)
 
     def _loss(self, output, cotangents):
         given = {n: torch_graph.like(output[n], self._back(array)) for n, array in cotangents.items()}
@@ -328,52 +339,11 @@ class TorchAdapter(Adapter):
         finally:
             self._silent = ()
 
-    @contextlib.contextmanager
     def biased_variances(self):
-        """See `Adapter.biased_variances`. A batch norm of n values keeps their variance times n / (n - 1)."""
-        from torch.nn.modules.batchnorm import _BatchNorm
+        return biased_variances(self.layers())
 
-        told, handles = {}, []
-
-        def follow(name, module):
-            old = []
-
-            def before(module, args):
-                old.append(as_array(module.running_var).copy())
-
-            def after(module, args, output):
-                was, new, x = old.pop(), as_array(module.running_var), args[0]
-                if not module.training:
-                    return
-                part = 1 / int(module.num_batches_tracked) if module.momentum is None else module.momentum
-                n = x.numel() // x.shape[1]
-                seen = (new - (1 - part) * was) * ((n - 1) / n)
-                told[name] = (1 - part) * told.get(name, was) + seen
-
-            return module.register_forward_pre_hook(before), module.register_forward_hook(after)
-
-        for layer, module in self.layers().items():
-            if isinstance(module, _BatchNorm) and module.running_var is not None:
-                handles += follow(f"{layer}/moving_variance", module)
-        try:
-            yield told
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    @contextlib.contextmanager
     def preserved(self, trainable=True):
-        import torch
-
-        tensors = [*(self.model.parameters() if trainable else ()), *self.model.buffers()]
-        before = [tensor.detach().clone() for tensor in tensors]
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for tensor, old in zip(tensors, before, strict=True):
-                    if not torch.equal(tensor, old):
-                        tensor.copy_(old)
+        return restored([*(self.model.parameters() if trainable else ()), *self.model.buffers()])
 
     @contextlib.contextmanager
     def as_found(self):

@@ -1,9 +1,19 @@
 """The graph of a torch module's pass: every function that it called, with the line that called it."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from parity.adapters.source import calling_line
 from parity.graph import Graph, Node
+from parity.shelf import Shelf
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of an operation's input among its arguments."""
+
+    place: int
 
 
 def record(adapter, run) -> Graph:
@@ -16,7 +26,7 @@ def record(adapter, run) -> Graph:
     import torch
     from torch.overrides import TorchFunctionMode
 
-    graph = Graph("torch")
+    graph, values = Graph("torch"), Shelf()
     fixed = {id(t) for t in (*adapter.model.parameters(), *adapter.model.buffers())}
     numbers, alive, stack, moving = {}, [], [], set()
     kin = {}  # id of a tensor to whether it depends on the inputs, in whatever state it is
@@ -25,8 +35,8 @@ def record(adapter, run) -> Graph:
         key = (id(tensor), tensor._version)
         if key not in numbers:
             alive.append(tensor)
-            numbers[key] = len(graph.values)
-            graph.values.append(_array(tensor))
+            numbers[key] = len(values)
+            values[numbers[key]] = _array(tensor)
             if kin.setdefault(id(tensor), bool(depends)) if depends is None else depends:
                 moving.add(numbers[key])
                 kin[id(tensor)] = True
@@ -41,22 +51,22 @@ def record(adapter, run) -> Graph:
             return
         given = list(dict.fromkeys(n for n, _ in before.values() if n in moving))
         made = [number(tensor, bool(given)) for tensor in (*returned, *changed)]
-        # Lists may grow later, as a DenseNet's list of features does.
-        args, kwargs = _map(args, lambda tensor: tensor), _map(kwargs, lambda tensor: tensor)
         if not given:  # computed of weights and constants alone
             return
         order = {n: place for place, n in enumerate(given)}
         slots = {key: order[n] for key, (n, _) in before.items() if n in order}
         places = [slots[id(t)] for t in changed if id(t) in slots]
+        # Lists may grow later, as a DenseNet's list of features does; and what varies need not be kept.
+        args, kwargs = (_map(part, lambda t: Slot(slots[id(t)]) if id(t) in slots else t) for part in (args, kwargs))
 
         def run(arrays):
             new = [adapter.native_tensor(array) for array in arrays]
             with torch.no_grad():
                 out = function(*_map(args, swap(new)), **_map(kwargs, swap(new)))
-            return [_array(t) for t in (*_tensors(out), *(new[place] for place in places))]
+            return [_array(t).copy() for t in (*_tensors(out), *(new[place] for place in places))]
 
         def swap(new):
-            return lambda tensor: new[slots[id(tensor)]] if id(tensor) in slots else tensor
+            return lambda part: new[part.place] if isinstance(part, Slot) else part
 
         name = function.__self__ if getattr(function, "__name__", "") == "__get__" else function
         title = getattr(name, "__name__", str(name)).strip("_")
@@ -95,6 +105,7 @@ def record(adapter, run) -> Graph:
         for handle in handles:
             handle.remove()
     graph.outputs = {name: number(tensor) for name, tensor in outputs.items()}
+    graph.keep(values)
     return graph
 
 
@@ -114,7 +125,7 @@ def _tensors(value):
 def _map(value, function):
     import torch
 
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor | Slot):
         return function(value)
     if isinstance(value, dict):
         return {key: _map(part, function) for key, part in value.items()}
@@ -132,7 +143,7 @@ def _array(tensor) -> np.ndarray:
     tensor = tensor.detach()
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
-    return tensor.to(torch.float32).cpu().numpy() if tensor.dtype == torch.bfloat16 else tensor.cpu().clone().numpy()
+    return tensor.to(torch.float32).cpu().numpy() if tensor.dtype == torch.bfloat16 else tensor.cpu().numpy()
 
 
 def like(tensor, array: np.ndarray):

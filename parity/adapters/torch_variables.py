@@ -1,11 +1,13 @@
 """The variables of a torch module as Keras would hold them: several to one, one to several, or made of others."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from parity import kinds, layout
+from parity.shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,30 @@ def as_array(tensor) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
     return tensor.cpu().numpy()
+
+
+@contextlib.contextmanager
+def restored(tensors: list):
+    """Context after which tensors hold the numbers that they held before."""
+    import torch
+
+    arrays, clones = Shelf(), {}
+    for place, tensor in enumerate(tensors):
+        try:
+            arrays[place] = as_array(tensor)
+        except (TypeError, RuntimeError):  # NumPy has no such type
+            clones[place] = tensor.detach().clone()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for place, tensor in enumerate(tensors):
+                if place in clones:
+                    tensor.copy_(clones[place])
+                    continue
+                old = arrays[place]
+                if not np.array_equal(as_array(tensor), old):
+                    tensor.copy_(torch.from_numpy(old))
 
 
 def variables(module) -> list[Variable]:

@@ -59,7 +59,7 @@ def _reordered(scene: Scene) -> Cause | None:
     """A dense layer behind a flatten in another order."""
     if scene.kind != "dense" or "flatten" not in scene.place.order:
         return None
-    kernel = scene.weights[1]["kernel"].astype(np.float64)
+    kernel = scene.weights[1]["kernel"].astype(np.float64, copy=False)
     bias = scene.weights[1].get("bias")
     for theirs in scene.given[0]:
         for ours in scene.given[1]:
@@ -68,7 +68,7 @@ def _reordered(scene: Scene) -> Cause | None:
             found = rearrangement(theirs[0], ours[0], 1e-6)
             if found is None:
                 continue
-            made = ours[:, found[1]] @ kernel + (0 if bias is None else bias)
+            made = np.stack([found[1](row) for row in ours]) @ kernel + (0 if bias is None else bias)
             if fits(made, scene.made[0]):
                 return Cause(
                     f"the numbers of a flatten reach it in another order: {scene.place.order}.",
@@ -120,7 +120,7 @@ def _told(how: dict, other: dict) -> str:
 
 def _ways(scene: Scene, side: int, x: np.ndarray) -> Iterator:
     """(what is particular about it, function that computes it) of the ways to run the layer, the plainest first."""
-    weights = {name: array.astype(np.float64) for name, array in scene.weights[side].items()}
+    weights = {name: array.astype(np.float64, copy=False) for name, array in scene.weights[side].items()}
     kernel, bias = weights["kernel"], weights.get("bias")
     targets = scene.made[side]
     if scene.kind == "dense" or x.ndim == 2:
@@ -225,15 +225,15 @@ def _convolved(x, kernel, bias, stride, dilation, kind):
 
     spatial = x.ndim - 2
     run = (torch.conv1d, torch.conv2d, torch.conv3d)[spatial - 1]
-    moved = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    moved = torch.from_numpy(np.array(np.moveaxis(x, -1, 1), order="C"))
     if kind == "depthwise":  # (*k, channels, multiplier) -> (channels * multiplier, 1, *k)
         groups = kernel.shape[-2]
         weight = np.moveaxis(kernel, (-2, -1), (0, 1)).reshape(-1, 1, *kernel.shape[:spatial])
     else:
         groups = x.shape[-1] // kernel.shape[-2]
         weight = np.moveaxis(kernel, (-1, -2), (0, 1))
-    weight = torch.from_numpy(np.ascontiguousarray(weight))
-    offset = None if bias is None else torch.from_numpy(np.ascontiguousarray(bias.reshape(-1)))
+    weight = torch.from_numpy(np.array(weight, order="C"))
+    offset = None if bias is None else torch.from_numpy(np.array(bias.reshape(-1)))
     return np.moveaxis(run(moved, weight, offset, stride, 0, dilation, groups).numpy(), 1, -1)
 
 

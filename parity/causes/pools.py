@@ -97,7 +97,7 @@ def _resized(x, target, _):
 
     if target.ndim != 4 or x.ndim != 4 or target.shape[-1] != x.shape[-1] or target.shape == x.shape:
         return
-    image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    image = torch.from_numpy(np.array(np.moveaxis(x, -1, 1), order="C"))
     size = target.shape[1:-1]
     ways = {
         "nearest neighbours": {"mode": "nearest"},

@@ -82,6 +82,6 @@ def _convolved(x, kernel, stride):
     """Of (batch, rows, columns, inputs) with a kernel (rows, columns, outputs, inputs), nothing cropped."""
     import torch
 
-    image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
-    weight = torch.from_numpy(np.ascontiguousarray(np.moveaxis(kernel, (3, 2), (0, 1))))
+    image = torch.from_numpy(np.array(np.moveaxis(x, -1, 1), order="C"))
+    weight = torch.from_numpy(np.array(np.moveaxis(kernel, (3, 2), (0, 1)), order="C"))
     return np.moveaxis(torch.conv_transpose2d(image, weight, None, stride).numpy(), 1, -1)

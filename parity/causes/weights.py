@@ -3,6 +3,7 @@
 import numpy as np
 
 from parity.adapters.base import Adapter
+from parity.errors import close
 from parity.values import rearrangement, varies
 
 # What is kept of a variance, a scale or a rate where another library keeps the number itself.
@@ -48,7 +49,9 @@ def _told(name: str, ours: dict, theirs: dict, parts) -> str:
     layer = name.rpartition("/")[0]
     others = [n for n in ours if n != name and ours[n].size == held.size and varies(ours[n])]
     for other in sorted(others, key=lambda n: n.rpartition("/")[0] != layer):
-        if np.array_equal(np.float32(ours[other].ravel()), np.float32(held.ravel())):
+        if np.float32(ours[other].flat[0]) == np.float32(held.flat[0]) and np.array_equal(
+            np.float32(ours[other].ravel()), np.float32(held.ravel())
+        ):
             return f"it holds what belongs to {other}"
     for part, numbers in parts:
         if np.allclose(numbers, held, rtol=1e-6, atol=1e-12):
@@ -56,12 +59,13 @@ def _told(name: str, ours: dict, theirs: dict, parts) -> str:
     if not varies(held):
         return f"it is {held.flat[0]:g} everywhere, as it was made: it was not transferred"
     for words, function in FUNCTIONS.items():
-        with np.errstate(all="ignore"):
-            made = function(array.astype(np.float64))
-        if np.allclose(made, held, rtol=1e-5, atol=0) and not np.allclose(array, held, rtol=1e-3):
+        if close(array, held, 1e-5, 0.0, function=function) and not close(array, held, 1e-3, 1e-8):
             return f"it is {words} of the reference's"
-    norm = float((held.astype(np.float64) ** 2).sum())
-    ratio = float((array.astype(np.float64) * held).sum()) / norm if norm else 0.0
-    if ratio and np.allclose(held * ratio, array, rtol=1e-5, atol=1e-7 * float(np.abs(array).max())):
+    every = list(range(array.ndim))
+    norm, both = (
+        float(np.einsum(held, every, other, every, [], dtype=np.float64, casting="unsafe")) for other in (held, array)
+    )
+    ratio = both / norm if norm else 0.0
+    if ratio and close(held, array, 1e-5, 1e-7 * max(abs(float(array.max())), abs(float(array.min()))), ratio):
         return f"it is {1 / ratio:.6g} times the reference's"
     return ""

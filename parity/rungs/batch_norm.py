@@ -1,5 +1,7 @@
 """Rung 5: outputs in training mode (batch statistics), and the moving averages after several steps."""
 
+from collections import ChainMap
+
 from parity.errors import relative_l2, summarise
 from parity.rungs.dropping import idle
 from parity.trace import is_output, judge_sides
@@ -20,7 +22,7 @@ def check(reference, candidate, truth=None) -> dict:
     known = []
     mixed = {side.adapter.framework for side in (reference, candidate)} == {"keras", "torch"}
     if not candidate.strict and mixed and any(not e.passed for e in errors):
-        arrays = [None if side is None else side.training | side.biased for side in sides]
+        arrays = [None if side is None else ChainMap(side.biased, side.training) for side in sides]
         corrected = {e.name: e for e in judge_sides(*sides, arrays)}
         for place, error in enumerate(errors):
             if error.name.endswith("/moving_variance") and not error.passed and corrected[error.name].passed:

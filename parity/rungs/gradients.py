@@ -1,10 +1,12 @@
 """Rung 6: the gradient of every parameter, in training mode."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from parity.errors import summarise
+from parity.errors import Error, norms, summarise
 from parity.layout import compatible
 from parity.trace import judge_sides
 
@@ -19,17 +21,17 @@ def check(reference, candidate, truth=None) -> dict:
     some true gradients are zero (a bias in front of a batch norm), and their rounding is relative to nothing.
     """
     expected = reference.gradients if truth is None else truth.gradients
-    norms = [np.linalg.norm(g.astype(np.float64).ravel()) for g in expected.values()]
+    norms = [np.linalg.norm(expected[name].astype(np.float64, copy=False).ravel()) for name in expected]
     typical = float(np.sqrt(np.mean(np.square(norms)))) if norms else 0.0
     names = [n for n in reference.gradients if n in candidate.gradients and (truth is None or n in truth.gradients)]
     shapes = {name: reference.gradients[name].shape for name in names}
     if any(not compatible(candidate.gradients[name].shape, shape) for name, shape in shapes.items()):
         shapes = {n: s for n, s in shapes.items() if compatible(candidate.gradients[n].shape, s)}
-    arrays = [
-        None if side is None else _with_total(_reordered(side, candidate), shapes)
-        for side in (reference, candidate, truth)
-    ]
-    errors = judge_sides(reference, candidate, truth, arrays, typical)
+    sides = (reference, candidate, truth)
+    arrays = [None if side is None else _Gradients(side, candidate, shapes, truth is not None) for side in sides]
+    errors = judge_sides(*sides, arrays, typical)
+    if truth is None and errors:
+        errors.append(_all(arrays[0], arrays[1], errors))
     if candidate.ranges and truth is None:
         # A gradient is made of products of activations, each of which may be off by as much as that.
         errors = [replace(error, tolerance=error.tolerance * FACTORS) for error in errors]
@@ -56,16 +58,51 @@ def _told_elsewhere(name: str, *sides) -> bool:
     return any(name not in w for w in weights) or any(name in w and not w[name].exact for w in weights)
 
 
-def _reordered(side, candidate) -> dict:
-    """A side's gradients, those of the candidate in the order in which the reference holds the weights."""
-    found = side.gradients
-    if side is not candidate or not candidate.rearranged:
-        return found
-    return {n: g.ravel()[candidate.rearranged[n]] if n in candidate.rearranged else g for n, g in found.items()}
+class _Gradients(Mapping):
+    """A side's gradients in the reference's shapes, those of the candidate in the order in which it holds the weights.
+
+    All of them as one vector go by `EVERYTHING`, if that is asked for.
+    """
+
+    def __init__(self, side, candidate, shapes: dict, everything: bool):
+        self._found, self._shapes = side.gradients, shapes
+        self._names = [*shapes, EVERYTHING] if shapes and everything else [*shapes]
+        self._orders = candidate.rearranged if side is candidate else {}
+
+    def __getitem__(self, name):
+        if name == EVERYTHING:
+            return self._everything()
+        array = self._found[name]
+        return (self._orders[name](array) if name in self._orders else array).reshape(self._shapes[name])
+
+    def _everything(self) -> np.ndarray:
+        whole, place = None, 0
+        for name in self._shapes:
+            part = self[name].ravel()
+            if whole is None:
+                whole = np.empty(sum(map(math.prod, self._shapes.values())), part.dtype)
+            whole[place : place + part.size] = part
+            place += part.size
+        return whole
+
+    def __contains__(self, name):
+        return name in self._names
+
+    def __iter__(self):
+        return iter(self._names)
+
+    def __len__(self):
+        return len(self._names)
 
 
-def _with_total(gradients: dict, shapes: dict) -> dict:
-    found = {name: gradients[name].reshape(shape) for name, shape in shapes.items()}
-    if found:
-        found[EVERYTHING] = np.concatenate([g.ravel() for g in found.values()])
-    return found
+def _all(ours: _Gradients, theirs: _Gradients, errors: list[Error]) -> Error:
+    """The error of all gradients as one vector, which need not be in memory."""
+    squares = np.zeros(2)
+    for name in ours:
+        squares += np.square(norms(theirs[name], ours[name]))
+    apart, norm = map(float, np.sqrt(squares))
+    value = 0.0 if apart == 0 else apart / norm if norm else float("inf")
+    if not np.isfinite(squares).all():  # what is no number on both sides counts for equal
+        value = float(np.max([error.value for error in errors]))
+    undecided = errors[0].undecided if all(error.undecided for error in errors) else ""
+    return Error(EVERYTHING, value, errors[0].tolerance, float(np.max([e.max_abs for e in errors])), undecided)

@@ -5,6 +5,7 @@ import numpy as np
 from parity import divergence
 from parity.errors import NOT_COMPARED, Error, relative_l2, summarise
 from parity.graph import Unanswered
+from parity.shelf import Shelf
 from parity.trace import judge_sides, scaled
 
 SCALED = " (inputs scaled)"
@@ -18,7 +19,8 @@ def check(reference, candidate, truth=None) -> dict:
     one side only, they differ.
     """
     sides = (reference, candidate, truth)
-    given, wide, skipped, refusals = ({}, {}, {}), ({}, {}, {}), [], []
+    given, wide = ((Shelf(), Shelf(), Shelf()) for _ in range(2))
+    skipped, refusals = [], []
     for name, call in reference.calls.items():
         other = candidate.calls.get(name)
         true = None if truth is None else truth.calls.get(name)

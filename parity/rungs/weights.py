@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from parity.errors import NOT_COMPARED, eps_of, relative_l2
+from parity.adapters.base import in_parts
+from parity.errors import NOT_COMPARED, eps_of, identical, relative_l2
 from parity.layout import compatible
+from parity.shelf import Shelf
 from parity.values import rearrangement
 
 
@@ -14,7 +16,7 @@ def check(reference, candidate, truth=None) -> dict:
     """
     strict = candidate.strict
     kept = [dict(side.adapter.weights()) for side in (reference, candidate)]
-    ours, theirs = ({name: np.array(weight.array) for name, weight in side.items()} for side in kept)
+    ours, theirs = ({name: weight.array for name, weight in side.items()} for side in kept)
     inexact = {name for side in kept for name, weight in side.items() if not weight.exact}
     tied = [
         {n: w.array for n, w in side.adapter.tied().items() if n in names and n not in own}
@@ -26,18 +28,10 @@ def check(reference, candidate, truth=None) -> dict:
     different += [n for part in tied for n in part if not _same(both[0][n], both[1][n], strict, False)]
 
     # What is computed of others can't be sent and come back bit for bit.
-    sent = {name: ours[name] for name in common if name not in inexact}
-    try:
-        candidate.adapter.assign(sent)
-        arrived = candidate.adapter.weights()
-        received = {name: np.array(arrived[name].array) for name in sent}
-        reference.adapter.assign({name: np.zeros_like(array) for name, array in sent.items()})
-        reference.adapter.assign({name: array.reshape(sent[name].shape) for name, array in received.items()})
-        back = reference.adapter.weights()
-        lost = [name for name in sent if not _same(sent[name], back[name].array, strict, False)]
-    finally:
-        reference.adapter.assign({name: ours[name] for name in sent})
-        candidate.adapter.assign({name: theirs[name] for name in sent})
+    groups = list(in_parts({name: ours[name] for name in common if name not in inexact}))
+    del kept, ours, theirs, tied, both
+    lost = [n for names in groups for n in _lost(reference.adapter, candidate.adapter, names, strict)]
+    ours, theirs = ({n: w.array for n, w in side.adapter.weights().items()} for side in (reference, candidate))
     orders = {}
     if not strict:
         for name in different:
@@ -74,6 +68,37 @@ def check(reference, candidate, truth=None) -> dict:
     return result if common else result | {"status": NOT_COMPARED}
 
 
+def _lost(reference, candidate, names: list[str], strict: bool) -> list[str]:
+    """Those of some weights that do not come back as they were from a round trip through the candidate."""
+    held, own = reference.weights(), candidate.weights()
+    ours = {name: np.array(held[name].array) for name in names}
+    theirs = Shelf((n, own[n].array) for n in names if not _bit_for_bit(own[n].array, ours[n]))
+    del held, own  # what a variable held stays in memory as long as it is looked at
+    received = {}
+    try:
+        candidate.assign(ours)
+        arrived, held = candidate.weights(), reference.weights()
+        for name, array in ours.items():
+            received[name] = arrived[name].array.reshape(array.shape)
+            if np.may_share_memory(received[name], held[name].array):  # two sides of one model, say
+                received[name] = received[name].copy()
+        del arrived, held
+        reference.assign({name: np.zeros(array.shape, array.dtype) for name, array in ours.items()})
+        reference.assign(received)
+        back = reference.weights()
+        return [name for name in names if not _same(ours[name], back[name].array, strict, False)]
+    finally:
+        received.clear()
+        reference.assign(ours)
+        candidate.assign({name: array for name, array in ours.items() if name not in theirs})
+        ours.clear()
+        candidate.assign(theirs)
+
+
+def _bit_for_bit(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and identical(a.reshape(b.shape), b)
+
+
 def _same(a: np.ndarray, b: np.ndarray, strict: bool, inexact: bool) -> bool:
     b = b.reshape(a.shape)
     # Counters may be integers of any width; a float of another width has other bits.
@@ -82,5 +107,5 @@ def _same(a: np.ndarray, b: np.ndarray, strict: bool, inexact: bool) -> bool:
         return relative_l2(b, a) <= 32 * eps_of("float32")
     if not strict and a.dtype.kind == b.dtype.kind == "f":
         narrower = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
-        a, b = a.astype(narrower), b.astype(narrower)
-    return (integers or a.dtype == b.dtype) and np.array_equal(a, b, equal_nan=not integers)
+        a, b = a.astype(narrower, copy=False), b.astype(narrower, copy=False)
+    return (integers or a.dtype == b.dtype) and identical(a, b)
