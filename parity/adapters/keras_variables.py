@@ -22,8 +22,10 @@ def in_place(tensor) -> np.ndarray:
     """A tensor's array without a copy, not to be written to; TensorFlow writes to no memory that somebody looks at."""
     try:
         return np.asarray(memoryview(tensor))
-    except (TypeError, ValueError, BufferError):  # no type of NumPy's own, or no eager tensor
-        return np.asarray(tensor.numpy() if hasattr(tensor, "numpy") else tensor)
+    except (TypeError, ValueError, BufferError):  # no type of NumPy's own, or a tensor of another backend
+        import keras
+
+        return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
 def write(variable, array: np.ndarray) -> None:
