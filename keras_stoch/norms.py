@@ -11,10 +11,10 @@ LEAST_EPSILON = 1.001e-5
 class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization`, in training computed by TensorFlow's fused kernel where there is one for it.
 
-    Keras writes it as a dozen operations and their gradients, each of which reads and writes whole feature maps:
-    a tenth more time for a training step of EfficientNet-B0 on a CPU. The kernel stands in for maps (B, H, W, C) in float32 or less,
-    with gamma and beta, of one replica or of replicas that do not share statistics; everything else, and inference, is
-    Keras's own.
+    Keras writes it as a dozen operations and their gradients, each of which reads and writes whole feature maps: a
+    tenth more time for a training step of EfficientNet-B0 on a CPU. The kernel stands in for maps (B, H, W, C) in
+    float32 or less, with gamma and beta, of one replica or of replicas that do not share statistics; everything else,
+    and inference, is Keras's own.
 
     Arguments, input and output shapes: those of `keras.layers.BatchNormalization`.
     """
