@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
         "curves",
         help="compare sets of training runs",
         description="Compares sets of training runs, each a folder of per-epoch CSV files or a record of runs "
-        "(docs/reference-runs has some), with the first of them. "
+        "as `python -m parity long` writes it, with the first of them. "
         "Exits with 0 if all are equivalent to it, with 1 if one differs or the runs do not decide.",
     )
     curves.add_argument("sets", nargs="+", metavar="RUNS", help="the reference, and what to compare with it")

@@ -56,3 +56,21 @@ def test_a_copy_is_broken_by_itself(adapters):
     copy.model.top_activation.forward = lambda x: x
     assert not np.array_equal(copy.predict(pictures()), before)
     np.testing.assert_array_equal(port.predict(pictures()), before)
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_activations_of_the_deepest_model_are_of_the_size_of_real_ones(seed):
+    """What is blown up from block to block, rounding is too: two right ports would part by more than is allowed."""
+    import torch
+
+    from parity import images
+
+    port = exhibits.build("torch_ref", "b4", 64, "float64")
+    (batch,) = images.make_batches(None, 2, (64, 64), [seed])
+    exhibits.randomise(port, batch, seed)
+    largest, norms = {}, [m for m in port.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for number, norm in enumerate(norms):
+        norm.register_forward_hook(lambda m, i, out, number=number: largest.update({number: float(out.abs().max())}))
+    port.predict(batch)
+    assert len(largest) == len(norms) == 96
+    assert max(largest.values()) < 50
