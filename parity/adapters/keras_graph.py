@@ -48,7 +48,8 @@ def record(layers, calling, tensors, run) -> Graph:
         slots = [order.get(numbers.get(id(tensor))) for tensor in inputs]
         fixed = [tensor if slot is None else None for tensor, slot in zip(inputs, slots, strict=True)]
         types = [tensor.dtype for tensor in inputs]
-        attributes = tuple([] if a is None else a for a in attributes or ())
+        pairs = zip((attributes or ())[::2], (attributes or ())[1::2], strict=True)
+        attributes = tuple(part for pair in pairs if pair[1] is not None for part in pair)  # None stands for a default
 
         def rerun(arrays):
             import tensorflow as tf

@@ -203,7 +203,9 @@ def geometries(size, kernel, shape, even=False) -> Iterator:
                 (a, b)
                 for a in range(span)
                 for b in range(span)
-                if abs(a - b) <= 1 + span // 4 and n + a + b >= span and (n + a + b - span) // stride + 1 == out
+                if (abs(a - b) <= 1 + span // 4 or (b == 0 and len(size) == 1))
+                and n + a + b >= span
+                and (n + a + b - span) // stride + 1 == out
             ]
             options.append(sorted(pairs, key=lambda pair: (even and pair[0] != pair[1], sum(pair)))[:6])
         found += [(pads, stride, dilation) for pads in itertools.product(*options)
@@ -243,10 +245,11 @@ def _code(scene: Scene, how: dict) -> tuple[str, str]:
     if padding is None or not any(map(sum, padding)):
         return "", ""
     fill = {"zeros": "", "reflection": ', "reflect"', "the edge": ', "replicate"'}.get(how["padding by"])
-    if fill is None or len(padding) != 2:
+    if fill is None or len(padding) > 2:
         return "", ""
     flat = tuple(n for pair in padding[::-1] for n in pair)
+    kind, amount = ("ZeroPadding2D", padding) if len(padding) == 2 else ("ZeroPadding1D", padding[0])
     return (
-        f"keras.layers.ZeroPadding2D({padding}) before a convolution without padding" if not fill else "",
+        f"keras.layers.{kind}({amount}) before a convolution without padding" if not fill else "",
         f"F.pad(x, {flat}{f', mode={fill[2:]}' if fill else ''}) before a convolution without padding",
     )

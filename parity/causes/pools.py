@@ -59,36 +59,38 @@ def _whole(x):
 
 
 def _pooled(x, target, even):
-    if target.ndim != x.ndim or target.shape[-1] != x.shape[-1] or x.ndim != 4 or target.shape == x.shape:
+    if target.ndim != x.ndim or target.shape[-1] != x.shape[-1] or x.ndim < 3 or target.shape == x.shape:
         return
     size, shape = x.shape[1:-1], target.shape[1:-1]
+    inner = tuple(range(-len(size), 0))
     for k in (2, 3, 4, 5, 7):
-        for pads, stride, dilation in geometries(size, (k, k), shape, even):
+        for pads, stride, dilation in geometries(size, (k,) * len(size), shape, even):
             if dilation != 1:
                 continue
-            where = f"{k}x{k} windows, stride {stride}"
+            where = f"{'x'.join([str(k)] * len(size))} windows, stride {stride}"
             space = [(0, 0), *pads, (0, 0)]
             padded = any(map(sum, pads))
             told = f", padding {pads}" if padded else ""
             for fill, words in ((-np.inf, "nothing"), (0.0, "zeros")) if padded else ((0.0, ""),):
                 windows = _windows(np.pad(x, space, constant_values=fill), k, stride, shape)
                 filled = f"{told} filled with {words}" if padded else ""
-                yield f"the maximum of {where}{filled}", windows.max((-2, -1))
+                yield f"the maximum of {where}{filled}", windows.max(inner)
             windows = _windows(np.pad(x, space), k, stride, shape)
             counted = f"{told}, which is counted" if padded else ""
-            yield f"the mean of {where}{counted}", windows.mean((-2, -1))
+            yield f"the mean of {where}{counted}", windows.mean(inner)
             if padded:
                 inside = _windows(np.pad(np.ones_like(x), space), k, stride, shape)
                 with np.errstate(all="ignore"):
                     yield (
                         f"the mean of {where}{told}, which is not counted",
-                        windows.sum((-2, -1)) / inside.sum((-2, -1)),
+                        windows.sum(inner) / inside.sum(inner),
                     )
 
 
 def _windows(x, k, stride, shape):
-    view = np.lib.stride_tricks.sliding_window_view(x, (k, k), (1, 2))[:, ::stride, ::stride]
-    return view[:, : shape[0], : shape[1]]
+    axes = tuple(range(1, 1 + len(shape)))
+    view = np.lib.stride_tricks.sliding_window_view(x, (k,) * len(shape), axes)
+    return view[(slice(None), *(slice(None, stride * n, stride) for n in shape))]
 
 
 def _resized(x, target, _):

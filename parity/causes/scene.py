@@ -12,6 +12,7 @@ from parity.values import Partners, distance
 
 # Relative distance at which a function is taken for what a side computes: rounding, and float32 constants of GELU.
 EXACT = 3e-7
+SEQUENCES = ", sequences"  # behind a framework's name: a layer over one axis, as torch's "conv1d" is
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Scene:
     def of(cls, partners: Partners, place: Place, adapters) -> Scene:
         """Looks around a place."""
         given, made, numbers, weights, layouts = [], [], [], [], []
+        sequences = _sequences(partners, (place.reference, place.candidate))
         kinds = adapters[1].kinds() | adapters[0].kinds()
         layer = next((n.layer for n in (place.candidate, place.reference) if n.layer in kinds), "")
         kind = kinds.get(layer, "")
@@ -87,6 +89,7 @@ class Scene:
                 values = values + layer_values(graph, partners.of[side], first) if first is not None else values
             sources = [*node.inputs, *_sources(graph, partners.of[side], node)]
             order = "" if _as_given(partners, side, sources) else graph.framework
+            order = f"{order}{SEQUENCES}" if order and sequences else order
             layouts.append(order)
             made.append([canonical(order, graph.values[v]) for v in values])
             given.append([canonical(order, graph.values[v]) for v in dict.fromkeys(sources)])
@@ -146,6 +149,24 @@ def _as_given(partners: Partners, side: int, values) -> bool:
     return False
 
 
+def _sequences(partners: Partners, nodes) -> bool:
+    """Whether a place is about sequences, whose channels torch has before their steps."""
+    if any(node.title.endswith("1d") for node in nodes):
+        return True
+    for side, node in enumerate(nodes):
+        graph, others = partners.graphs[side], partners.of[side]
+        sources = [*node.inputs, *_sources(graph, others, node)] if graph.framework == "torch" else ()
+        for value in sources:
+            array = graph.values[value]
+            other = partners.graphs[1 - side].values[others[value][0]] if value in others else None
+            if array.ndim != 3 or other is None or other.size != array.size:
+                continue
+            other, moved = other.reshape(-1), np.moveaxis(array, 1, -1).reshape(-1)
+            if distance(moved, other) <= EXACT < distance(array.reshape(-1), other):
+                return partners.graphs[1 - side].framework != "torch"
+    return False
+
+
 def _sources(graph: Graph, partners: dict, node: Node) -> list[int]:
     """The equal values that reach an operation by way of others, which part or are its layer's own and move numbers."""
     found, pending = [], [v for v in node.inputs if v not in partners or _moved_inside(graph, node, v)]
@@ -172,8 +193,15 @@ def _behind(graph: Graph, values) -> set[int]:
 
 
 def canonical(framework: str, array: np.ndarray) -> np.ndarray:
-    """An array in Keras's axis order: images of torch with the channels last."""
-    return np.moveaxis(array, 1, -1) if framework == "torch" and array.ndim in (4, 5) else array
+    """An array in Keras's axis order: images of torch with the channels last.
+
+    With `SEQUENCES` behind the framework, sequences of torch too, and those of Keras without the axis of one that
+    TensorFlow computes them with.
+    """
+    if framework == f"keras{SEQUENCES}" and array.ndim == 4 and array.shape[1] == 1:
+        return array[:, 0]
+    axes = (3,) if framework == f"torch{SEQUENCES}" else (4, 5) if framework == "torch" else ()
+    return np.moveaxis(array, 1, -1) if array.ndim in axes else array
 
 
 def fits(array: np.ndarray | None, targets: list[np.ndarray]) -> bool:
