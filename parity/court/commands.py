@@ -45,7 +45,7 @@ def add_arguments(commands) -> None:
 
 def run_ladder(arguments) -> int:
     """`python -m parity run`."""
-    from parity.court import jobs, report, session, trials
+    from parity.court import report, session, trials
     from parity.court.cases import Options
     from parity.court.progress import Progress
 
@@ -53,7 +53,7 @@ def run_ladder(arguments) -> int:
     options = Options(**given, images=arguments.images, seed=arguments.seed, full=arguments.full)
     paths = options.paths()
     # One GPU is not shared by two processes.
-    processes = arguments.jobs or (1 if arguments.full else jobs.default_processes())
+    processes = _processes(arguments, 1 if arguments.full else None)
     faults = not arguments.no_mutations and not given
     start, progress = time.perf_counter(), Progress()
     terminal = report.Terminal(progress.write)
@@ -83,7 +83,7 @@ def run_ladder(arguments) -> int:
 
 def run_mutations(arguments) -> int:
     """`python -m parity mutations`."""
-    from parity.court import jobs, report, session, trials
+    from parity.court import report, session, trials
     from parity.court.progress import Progress
 
     names = [m.name for m in trials.chosen(arguments.names)]
@@ -91,7 +91,7 @@ def run_mutations(arguments) -> int:
         images.find_images(arguments.images)
     progress = Progress()
     terminal = report.Terminal(progress.write)
-    processes = arguments.jobs or jobs.default_processes()
+    processes = _processes(arguments)
     findings = session.hold(None, names, arguments.seeds, processes, terminal.tell, progress, arguments.images)
     print(f"\n{_summary(findings)}.")
     if not findings.complete:
@@ -102,18 +102,33 @@ def run_mutations(arguments) -> int:
 
 def run_long(arguments) -> int:
     """`python -m parity long`."""
-    from parity.court import jobs, long_runs
+    from parity.court import long_runs
     from parity.court.progress import Progress
 
     out = Path(arguments.out)
     try:
-        sets = long_runs.train(out, processes=arguments.jobs or jobs.default_processes(), progress=Progress())
+        sets = long_runs.train(out, processes=_processes(arguments), progress=Progress())
     except KeyboardInterrupt:
         print(f"\ninterrupted; the same command goes on with the runs of {out}", file=sys.stderr)
         return 130
     reports = long_runs.write(sets, arguments.record or out / "record")
     print("\n\n".join(map(str, reports)))
     return 0 if all(report.equivalent for report in reports) else 1
+
+
+def _processes(arguments, otherwise: int | None = None) -> int:
+    """How many were asked for, or `otherwise`, or as many as the machine bears.
+
+    Raises:
+        ValueError: for less than one.
+    """
+    from parity.court import jobs
+
+    if arguments.jobs is None:
+        return otherwise or jobs.default_processes()
+    if arguments.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1. Received: {arguments.jobs}")
+    return arguments.jobs
 
 
 def _summary(findings) -> str:

@@ -244,3 +244,11 @@ def test_ctrl_c_while_runs_are_judged_is_no_complete_hearing(monkeypatch):
     findings = session.hold(None, ["torch's default initialisers"], processes=2)
     assert findings.unfinished == ["statistics"]
     assert not all_well(findings)
+
+
+@pytest.mark.parametrize("command", ["run", "mutations", "long"])
+def test_no_process_is_refused_before_anything_is_done(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "--jobs", "0"]) == 2
+    assert "--jobs must be at least 1. Received: 0" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
