@@ -25,6 +25,9 @@ def in_place(tensor) -> np.ndarray:
     except (TypeError, ValueError, BufferError):  # no type of NumPy's own, or a tensor of another backend
         import keras
 
+        # TensorFlow's own method alone reads scalars of bfloat16; Keras knows how the others are detached and moved.
+        if keras.config.backend() == "tensorflow":
+            return np.asarray(tensor.numpy() if hasattr(tensor, "numpy") else tensor)
         return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
