@@ -93,7 +93,7 @@ def test_it_goes_on_from_a_state_it_was_in_and_the_tables_agree(tmp_path, data):
             assert found[0][name].dtype == value.dtype
     folder.begin(**position)
     step = position["epoch"] * STEPS + position["batch"]
-    assert [row | {"loss": float(row["loss"])} for row in rows(path / "batches.csv")] == [
+    assert [line | {"loss": float(line["loss"])} for line in rows(path / "batches.csv")] == [
         {"epoch": str(n // STEPS), "batch": str(n % STEPS), "loss": n + 0.5} for n in range(step)
     ]
     assert folder.curves() == [row(epoch) for epoch in range(position["epoch"])]
