@@ -24,12 +24,14 @@ import statistics
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch wants some of a GPU's memory too
 
 import numpy as np
-from roofs import has_gpu, measure, roofs
+from roofs import JAX, TensorFlow, Torch, has_gpu, measure, roofs
 
 FILTERS, OUTPUT, SIZE = 32, 112, 1024
 WINDOW = (OUTPUT - 1) * 2 + 3
+PACKAGES = ["keras_stoch", "torch_ref"]
 OWN_NORM = "b0, batch norm of Keras's own"
 
 
@@ -53,7 +55,7 @@ def least_bytes(batch: int) -> int:
 
 
 def keras_cases(batch: int, forms):
-    """Yields (framework, implementation, sharing, forward, with_gradient, wait)."""
+    """Yields (framework, implementation, sharing, forward, with_gradient, device)."""
     import keras
 
     import keras_stoch
@@ -85,7 +87,7 @@ def keras_cases(batch: int, forms):
                 if jit and name in ("naive", "slices", "blocks", "gather") and not has_gpu():
                     continue  # a CPU compiles them for minutes, or for every draw anew
                 forward = tf.function(lambda layer=layer, x=x: layer(x), jit_compile=jit)
-                yield framework, name, sharing, forward, tf.function(gradient, jit_compile=jit), lambda y: y.numpy()
+                yield framework, name, sharing, forward, tf.function(gradient, jit_compile=jit), TensorFlow()
         elif backend == "jax":
             import jax
 
@@ -110,7 +112,7 @@ def keras_cases(batch: int, forms):
 
                 return jax.grad(loss, has_aux=True)(kernel)
 
-            yield "Keras on JAX", name, sharing, run(jax.jit(call)), run(jax.jit(gradient)), jax.block_until_ready
+            yield "Keras on JAX", name, sharing, run(jax.jit(call)), run(jax.jit(gradient)), JAX()
         else:
             import torch
 
@@ -123,14 +125,7 @@ def keras_cases(batch: int, forms):
                 with torch.no_grad():
                     return layer(x)
 
-            yield "Keras on torch", name, sharing, forward, gradient, _wait_torch
-
-
-def _wait_torch(_):
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+            yield "Keras on torch", name, sharing, forward, gradient, Torch()
 
 
 def torch_cases(batch: int, forms):
@@ -153,7 +148,13 @@ def torch_cases(batch: int, forms):
     for name, sharing, layer, x in layers:
         layer = layer.to(device)
         variants = [("torch eager", layer)]
-        if name in ("gather", "indexed", "standard stem"):  # the forms without Python numbers drawn from tensors
+        if name in (
+            "gather",
+            "indexed",
+            "triton",
+            "standard stem",
+        ):  # the forms without Python numbers drawn from tensors
+            torch._dynamo.reset()  # else the sixth layer counts as the eighth program of one
             variants.append(("torch.compile", torch.compile(layer)))
         for framework, run in variants:
 
@@ -166,44 +167,54 @@ def torch_cases(batch: int, forms):
                 (run(x) ** 2).sum().backward()
                 return layer.weight.grad
 
-            yield framework, name, sharing, forward, gradient, _wait_torch
+            yield framework, name, sharing, forward, gradient, Torch()
 
 
-def training_steps(repeat: int, clock, batch: int = 8, jit: bool = False):
-    """Whole training steps at 224/1024: Keras's models on the TensorFlow backend, and torch_ref's B0.
+MODELS = ("b0", "b0-stem64", "stem-b0", "skip-b0", "split-b0")
+
+
+def training_steps(options, clock):
+    """Whole training steps at 224/1024: Keras's models and torch_ref's B0, or all of torch_ref's without Keras.
 
     Round after round, so that a slow minute of the machine hits all of them. With `jit`, the models are compiled by
     XLA, and only the standard and the stochastic stem are compared.
     """
-    import keras
-
-    import keras_stoch
-
-    rng = np.random.default_rng(0)
+    rng, batch = np.random.default_rng(0), options.step_batch
     low = rng.uniform(0, 255, (batch, 224, 224, 3)).astype("float32")
     high = rng.integers(0, 256, (batch, SIZE, SIZE, 3)).astype("uint8")
     target = rng.integers(0, 2, (batch, 1)).astype("float32")
     steps = {}
-    names = ("b0", OWN_NORM, "b0-stem64", "stem-b0", "skip-b0", "split-b0")
-    for name in ("b0-stem64", "stem-b0") if jit else names:
+    if "keras_stoch" in options.packages:
+        steps = _keras_steps(low, high, target, options.jit)
+    if "torch_ref" in options.packages and not options.jit:
+        with contextlib.suppress(ImportError):
+            for name in ("b0",) if steps else MODELS:
+                steps[f"torch_ref {name}"] = _torch_step(name, low, high, target)
+    times = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+    for _ in range(options.repeat):
+        for name, step in steps.items():
+            start = clock()
+            step()
+            times[name].append(clock() - start)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def _keras_steps(low, high, target, jit: bool) -> dict:
+    import keras
+
+    import keras_stoch
+
+    steps = {}
+    for name in ("b0-stem64", "stem-b0") if jit else ("b0", OWN_NORM, *MODELS[1:]):
         model = keras_stoch.create_model(name.partition(",")[0])
         if name == OWN_NORM:
             model = keras.models.clone_model(model, clone_function=_with_keras_norm)
         model.compile("rmsprop", keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=jit)
         inputs = {"low_res": low, "high_res": high} if "high_res" in str(model.input) else low
         steps[name] = lambda model=model, inputs=inputs: model.train_on_batch(inputs, target)
-    if not jit:
-        with contextlib.suppress(ImportError):
-            steps["torch_ref b0"] = _torch_step(low, target)
-    times = {name: [] for name in steps}
-    for step in steps.values():
-        step()
-    for _ in range(repeat):
-        for name, step in steps.items():
-            start = clock()
-            step()
-            times[name].append(clock() - start)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
+    return steps
 
 
 def _with_keras_norm(layer):
@@ -214,22 +225,25 @@ def _with_keras_norm(layer):
     return (keras.layers.BatchNormalization if norm else type(layer)).from_config(layer.get_config())
 
 
-def _torch_step(low, target):
-    """A training step of torch_ref's B0 as torch_ref.training does it: channels_last, RMSprop."""
+def _torch_step(name, low, high, target):
+    """A training step as torch_ref.training does it, channels_last and RMSprop; the batch lies on the device."""
     import torch
 
     import torch_ref
     from torch_ref.training.optimizer import RMSprop
 
-    model = torch_ref.create_model("b0").train().to(memory_format=torch.channels_last)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = torch_ref.create_model(name).train().to(device, memory_format=torch.channels_last)
     optimizer = RMSprop(model.parameters(), lr=1e-3)
-    images = torch.from_numpy(low).permute(0, 3, 1, 2)
-    labels = torch.from_numpy(target)
+    images = [low] if name in ("b0", "b0-stem64") else [low, high]
+    images = [torch.from_numpy(image).permute(0, 3, 1, 2).to(device) for image in images]
+    labels = torch.from_numpy(target).to(device)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.binary_cross_entropy_with_logits(model(images), labels).backward()
+        torch.nn.functional.binary_cross_entropy_with_logits(model(*images), labels).backward()
         optimizer.step()
+        Torch().wait(None)
 
     return step
 
@@ -249,16 +263,44 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
+def sources_of(batch, options, skipped) -> list:
+    """The generators of cases of the packages asked for; what is not installed is added to `skipped`."""
+    sources = []
+    try:
+        if "keras_stoch" in options.packages:
+            import keras
+
+            from keras_stoch.stochastic import IMPLEMENTATIONS
+
+            forms = options.forms or ["taps", "blocks", "slices", "gather", "indexed"]
+            if keras.config.backend() != "tensorflow":
+                forms = [f for f in forms if f != "taps"]
+            sources.append(keras_cases(batch, [f for f in forms if f in IMPLEMENTATIONS]))
+    except ImportError as error:
+        skipped.append(str(error))
+    try:
+        if "torch_ref" in options.packages:
+            from torch_ref.stochastic import IMPLEMENTATIONS
+
+            forms = options.forms or ["slices", "slices_copied", "gather", "indexed", "triton"]
+            if not has_gpu():
+                forms = [f for f in forms if f != "triton"]
+            sources.append(torch_cases(batch, [f for f in forms if f in IMPLEMENTATIONS]))
+    except ImportError as error:
+        skipped.append(str(error))
+    return sources
+
+
 def rows_of(batch, sources, options, roof, clock, skipped):
     """Yields the record of every case of a batch size; what fails is added to `skipped`."""
     standard = None
     for source in sources:
-        for framework, form, sharing, forward, gradient, wait in source:
+        for framework, form, sharing, forward, gradient, device in source:
             slow = form in ("naive", "gather", "indexed") and not has_gpu()
             repeat = 3 if slow else options.repeat
             try:
-                first, ahead = measure(forward, wait, repeat, clock)
-                first_gradient, both = measure(gradient, wait, repeat, clock)
+                first, ahead = measure(forward, device, repeat, clock)
+                first_gradient, both = measure(gradient, device, repeat, clock)
             except Exception as error:
                 skipped.append(f"{framework} {form} {sharing}: {type(error).__name__}: {str(error)[:120]}")
                 continue
@@ -287,11 +329,14 @@ def shown(row) -> str:
     def share(value):
         return "-" if value is None else f"{value:.0%}"
 
+    def milliseconds(value):
+        return f"{value:.1f}" if value > 10 else f"{value:.3f}"
+
     moved = "-" if row["least_bytes"] is None else f"{row['least_bytes'] / 1e6:.0f}"
     return (
         f"| {row['framework']} | {row['form']} | {row['sharing']} | {row['batch']} | {row['first_s']:.1f} | {moved} "
-        f"| {row['forward_ms']:.1f} | {row['forward_ratio']:.1f} | {share(row['forward_roof'])} "
-        f"| {row['gradient_ms']:.1f} | {row['gradient_ratio']:.1f} | {share(row['gradient_roof'])} |"
+        f"| {milliseconds(row['forward_ms'])} | {row['forward_ratio']:.1f} | {share(row['forward_roof'])} "
+        f"| {milliseconds(row['gradient_ms'])} | {row['gradient_ratio']:.1f} | {share(row['gradient_roof'])} |"
     )
 
 
@@ -302,8 +347,10 @@ def main():
     parser.add_argument("--step", action="store_true", help="also time whole training steps")
     parser.add_argument("--only-step", action="store_true", help="time whole training steps alone")
     parser.add_argument("--jit", action="store_true", help="whole training steps compiled by XLA, which takes minutes")
+    parser.add_argument("--step-batch", type=int, default=8, help="images of a whole training step")
     parser.add_argument("--cpu-seconds", action="store_true", help="count the processor's seconds, not the clock's")
     parser.add_argument("--forms", nargs="+", help="names; default: all but naive, which takes seconds per call")
+    parser.add_argument("--packages", nargs="+", choices=PACKAGES, default=PACKAGES, help="default: both")
     parser.add_argument("--out", default="build/stochastic_conv.json")
     options = parser.parse_args()
     clock = time.process_time if options.cpu_seconds else time.perf_counter
@@ -316,37 +363,21 @@ def main():
     print(f"| {' | '.join(names)} |")
     print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for batch in [] if options.only_step else options.batch:
-        sources = []
-        try:
-            import keras
-
-            from keras_stoch.stochastic import IMPLEMENTATIONS
-
-            forms = options.forms or ["taps", "blocks", "slices", "gather", "indexed"]
-            forms = [f for f in forms if f in IMPLEMENTATIONS]
-            if keras.config.backend() != "tensorflow":
-                forms = [f for f in forms if f != "taps"]
-            sources.append(keras_cases(batch, forms))
-        except ImportError as error:
-            skipped.append(str(error))
-        try:
-            from torch_ref.stochastic import IMPLEMENTATIONS
-
-            forms = options.forms or ["slices", "slices_copied", "gather", "indexed"]
-            sources.append(torch_cases(batch, [f for f in forms if f in IMPLEMENTATIONS]))
-        except ImportError as error:
-            skipped.append(str(error))
+        sources = sources_of(batch, options, skipped)
         for row in rows_of(batch, sources, options, roof, clock, skipped):
             rows.append(row)
             print(shown(row), flush=True)
     result = {"machine": machine(), "roofs": roof, "rows": rows, "skipped": skipped}
     if options.step or options.only_step:
-        steps = training_steps(options.repeat, clock, jit=options.jit)
-        result["steps"] = steps
-        first, second = ("b0-stem64", "stem-b0") if options.jit else ("b0", "b0-stem64")
-        title = "compiled by XLA, " if options.jit else ""
+        result["steps"] = steps = training_steps(options, clock)
+        # Over the first, and over the standard stem that the paper compares the stochastic one with.
+        first, second = (
+            next(iter(steps)),
+            next(name for name in [*steps][1:] if name.endswith("-stem64") or options.jit),
+        )
         print(
-            f"\n| training step, {title}batch 8, 224/1024 | ms | over {first} | over {second} |\n|---|---:|---:|---:|"
+            f"\n| training step, {'compiled by XLA, ' if options.jit else ''}batch {options.step_batch}, 224/1024 "
+            f"| ms | over {first} | over {second} |\n|---|---:|---:|---:|"
         )
         for name, seconds in steps.items():
             print(f"| {name} | {seconds * 1e3:.0f} | {seconds / steps[first]:.2f} | {seconds / steps[second]:.2f} |")

@@ -94,23 +94,32 @@ def indexed(images, kernel, windows, strides, output_size):
     For compilers that fuse the reads into one loop (XLA under TensorFlow and JAX, on a GPU). Without one, every tap
     copies as many pixels as the output has.
     """
-    B, (H, W, C), F = ops.shape(images)[0], images.shape[1:], kernel.shape[-1]
-    (P, Q), sum_type = output_size, _sum_type(kernel)
+    B, (H, W, C), (P, Q), sum_type = ops.shape(images)[0], images.shape[1:], output_size, _sum_type(kernel)
     taps = ops.cast(kernel, sum_type)
     flat = ops.reshape(images, (B, H * W * C))
-    # The pixel under the kernel's first entry, channel 0: (P, Q, F) or (B, P, Q, F).
-    rows = ops.expand_dims(windows[..., 0], -2) + ops.expand_dims(ops.arange(P) * strides[0], -1)  # (.., P, F)
-    columns = ops.expand_dims(windows[..., 1], -2) + ops.expand_dims(ops.arange(Q) * strides[1], -1)  # (.., Q, F)
-    first = (ops.expand_dims(rows, -2) * W + ops.expand_dims(columns, -3)) * C
+    windows = _per_image(images, windows)
+    # The pixel under the kernel's first entry, channel 0: (B, F, P, Q). Columns come last, so that neighbouring threads
+    # read neighbouring pixels; with the filters there, each would read from a window of its own.
+    rows = ops.expand_dims(windows[..., 0], -1) + ops.arange(P) * strides[0]  # (B, F, P)
+    columns = ops.expand_dims(windows[..., 1], -1) + ops.arange(Q) * strides[1]  # (B, F, Q)
+    first = (ops.expand_dims(rows, -1) * W + ops.expand_dims(columns, -2)) * C
     total = 0
     for i, j, c in np.ndindex(*kernel.shape[:3]):
-        pixels = first + (i * W + j) * C + c
-        if len(windows.shape) == 2:
-            seen = ops.take(flat, pixels, axis=1)  # (B, P, Q, F)
-        else:
-            seen = ops.reshape(ops.take_along_axis(flat, ops.reshape(pixels, (B, -1)), axis=1), (B, P, Q, F))
-        total = total + taps[i, j, c] * ops.cast(seen, sum_type)
-    return ops.cast(total, kernel.dtype)
+        seen = _read(flat, first + (i * W + j) * C + c)
+        total = total + ops.reshape(taps[i, j, c], (-1, 1, 1)) * ops.cast(seen, sum_type)
+    return ops.cast(ops.transpose(total, (0, 2, 3, 1)), kernel.dtype)
+
+
+def _read(flat, at):
+    """What stands at the indices (B, F, P, Q) of every row of (B, N)."""
+    if keras.config.backend() == "jax":
+        import jax.numpy as jnp
+
+        # Without a mode of its own, what lies beyond an array is filled in, which takes ten times as long.
+        batch = jnp.arange(flat.shape[0])[:, None, None, None]
+        return flat.at[batch, at].get(mode="clip")
+    B, (F, P, Q) = ops.shape(flat)[0], at.shape[1:]
+    return ops.reshape(ops.take_along_axis(flat, ops.reshape(at, (B, -1)), axis=1), (B, F, P, Q))
 
 
 def taps(images, kernel, windows, strides, output_size):
@@ -134,23 +143,33 @@ IMPLEMENTATIONS = {
 }
 
 
-def choose(image_gradient: bool) -> str:
+def choose(images, image_gradient: bool) -> str:
     """The fastest form for this backend and device, by benchmarks/stochastic_conv.py.
 
-    On a GPU that is "gather" as far as the paper tells (section 4.2.3); "indexed" has not been measured on one.
+    On a GPU that was measured under JAX and torch, and is taken over for TensorFlow, whose XLA is the same compiler.
     """
+    backend = keras.config.backend()
     if _has_gpu():
-        return "gather"
-    if keras.config.backend() != "tensorflow":
-        return "blocks" if keras.config.backend() == "jax" else "slices"
+        # Not compiled, `indexed` copies what `gather` does, and more often.
+        return "indexed" if _compiled_whole(images) else "gather"
+    if backend != "tensorflow":
+        return "blocks" if backend == "jax" else "slices"
     if not image_gradient:
         return "taps"
     # XLA under TensorFlow takes the offsets of `slices` for constants, and would compile anew for every draw.
-    return "indexed" if _compiled_whole() else "slices"
+    return "indexed" if _compiled_whole(images) else "slices"
 
 
-def _compiled_whole() -> bool:
-    """Whether TensorFlow is tracing a function with jit_compile=True, at whatever depth."""
+def _compiled_whole(images) -> bool:
+    """Whether the backend is tracing a function for a compiler, at whatever depth."""
+    if keras.config.backend() == "jax":
+        import jax
+
+        return isinstance(images, jax.core.Tracer)
+    if keras.config.backend() == "torch":
+        import torch
+
+        return torch.compiler.is_compiling()
     import tensorflow as tf
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 

@@ -54,7 +54,8 @@ class StochasticConv2d(nn.Module):
         in_channels, filters: C and F, channels of the image and of the output.
         kernel_size, output_size, stride: int, or (K, L), (P, Q), (S, T).
         window_sharing: "batch" or "image".
-        implementation: "auto", or a name from `torch_ref.stochastic.IMPLEMENTATIONS`.
+        implementation: "auto", or a name from `torch_ref.stochastic.IMPLEMENTATIONS`. On a CUDA GPU "auto" is "triton", a
+            kernel of its own, where no gradient flows back to the image.
         bias: whether to add a bias.
         rescale: factor on the pixels.
         normalize: whether to have buffers `mean` and `variance` to normalise by.
@@ -94,6 +95,8 @@ class StochasticConv2d(nn.Module):
         known = ("auto", *stochastic.IMPLEMENTATIONS)
         if implementation not in known:
             raise ValueError(f"implementation must be one of {', '.join(known)}. Received: {implementation!r}")
+        if implementation == "triton" and image_gradient:
+            raise ValueError('implementation="triton" has no gradient for the image. Received: image_gradient=True')
         self.window_sharing, self.implementation = window_sharing, implementation
         self.image_gradient, self.generator = image_gradient, generator
         self.rescale = float(np.float32(rescale))  # rounded as in Keras, whatever the type of the weights
@@ -136,7 +139,7 @@ class StochasticConv2d(nn.Module):
         weight, bias = self.folded()
         name = self.implementation
         if name == "auto":
-            name = stochastic.choose(images.device)
+            name = stochastic.choose(images.device, self.image_gradient)
         if torch.is_autocast_enabled(images.device.type):
             weight = weight.to(torch.get_autocast_dtype(images.device.type))
         outputs = stochastic.IMPLEMENTATIONS[name](images, weight, windows, self.stride, self.output_size)

@@ -10,10 +10,15 @@ are those that the paper tried (section 4.2.3), as far as they are distinct. All
 and stride (S, T) and output_size (P, Q), and return (B, F, P, Q).
 """
 
+import importlib.util
+import os
+
 import torch
 from torch.nn import functional as F
 
 from torch_ref.windows import window_size
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def naive(images, kernel, windows, stride, output_size):
@@ -52,7 +57,7 @@ def slices_copied(images, kernel, windows, stride, output_size):
 
 
 def gather(images, kernel, windows, stride, output_size):
-    """All windows gathered side by side as channels, then one grouped convolution: the form for GPUs."""
+    """All windows gathered side by side as channels, then one grouped convolution: for GPUs without a compiler."""
     B, C = images.shape[:2]
     M, N = _window(kernel, stride, output_size)
     rows = windows[..., 0, None] + torch.arange(M, device=images.device)  # (F, M) or (B, F, M)
@@ -90,21 +95,38 @@ def indexed(images, kernel, windows, stride, output_size):
     return total.to(kernel.dtype)
 
 
+def triton(images, kernel, windows, stride, output_size):
+    """Kernels in Triton that read pixels where they lie, see `torch_ref.triton_kernels`: for CUDA GPUs, the fastest.
+
+    No gradient reaches the image. Maps of windows that reach beyond it are NaN.
+    """
+    if images.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f'implementation="triton" needs images on a CUDA GPU. Received: {images.device}')
+    if not HAS_TRITON:
+        raise ImportError('implementation="triton" needs the package triton, which comes with torch for CUDA on Linux')
+    from torch_ref.triton_kernels import convolve
+
+    return convolve(images, kernel, windows, stride, output_size)
+
+
 IMPLEMENTATIONS = {
     "naive": naive,
     "slices": slices,
     "slices_copied": slices_copied,
     "gather": gather,
     "indexed": indexed,
+    "triton": triton,
 }
 
 
-def choose(device: torch.device) -> str:
-    """The fastest form for this device, by benchmarks/stochastic_conv.py.
-
-    On a GPU that is "gather" as far as the paper tells (section 4.2.3); "indexed" has not been measured on one.
-    """
-    return "gather" if device.type == "cuda" else "slices"
+def choose(device: torch.device, image_gradient: bool) -> str:
+    """The fastest form for this device, by benchmarks/stochastic_conv.py."""
+    if device.type != "cuda":
+        return "slices"
+    if not image_gradient and HAS_TRITON:
+        return "triton"
+    # Not compiled, `indexed` copies what `gather` does, and more often.
+    return "indexed" if torch.compiler.is_compiling() else "gather"
 
 
 def _window(kernel, stride, output_size) -> tuple[int, int]:

@@ -234,6 +234,22 @@ for sharing in ("batch", "image"):
 """
 
 
+def test_auto_on_a_gpu_is_indexed_where_reads_are_fused(monkeypatch):
+    used = []
+
+    def noted(name, form):
+        return lambda *args: (used.append(name), form(*args))[1]
+
+    monkeypatch.setattr(stochastic, "_has_gpu", lambda: True)
+    forms = {name: noted(name, form) for name, form in stochastic.IMPLEMENTATIONS.items()}
+    monkeypatch.setattr(stochastic, "IMPLEMENTATIONS", forms)
+    layer, images = StochasticConv2D(2, 3, 4, 2), np.zeros((2, 12, 12, 3), "uint8")
+    layer(images)
+    tf.function(layer)(images)
+    tf.function(layer, jit_compile=True)(images)
+    assert used == ["gather", "gather", "indexed"]
+
+
 @pytest.mark.slow
 def test_a_compiled_step_is_compiled_once_for_all_draws(tmp_path):
     """XLA writes down every program that it compiles: ten steps with other windows add none to the first."""

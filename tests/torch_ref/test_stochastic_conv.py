@@ -1,5 +1,7 @@
 """The stochastic layer in every form against a convolution by hand."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,17 @@ from torch_ref import stochastic
 from torch_ref.layers import StochasticConv2d
 from torch_ref.windows import draw_windows, window_size
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+RUNS_TRITON = stochastic.HAS_TRITON and (DEVICE == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")
+needs_triton = pytest.mark.skipif(
+    not RUNS_TRITON, reason="needs a CUDA GPU and triton; with TRITON_INTERPRET=1 triton alone"
+)
+ON_ANY_DEVICE = [form for form in stochastic.IMPLEMENTATIONS if form != "triton"]
+FORMS = [*ON_ANY_DEVICE, pytest.param("triton", marks=needs_triton)]
+
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("form", stochastic.IMPLEMENTATIONS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("sharing", ["batch", "image"])
 def test_every_form_is_the_definition(case, form, sharing, rng):
     size, channels, kernel_size, strides, output, filters = case
@@ -21,16 +31,16 @@ def test_every_form_is_the_definition(case, form, sharing, rng):
     windows = rng.integers(0, np.subtract(size, window) + 1, (filters, 2) if sharing == "batch" else (3, filters, 2))
     expected = by_hand(images.astype(float), kernel, windows, strides, output)
     actual = stochastic.IMPLEMENTATIONS[form](
-        torch.from_numpy(images).permute(0, 3, 1, 2),
-        torch.from_numpy(kernel).permute(3, 2, 0, 1),
-        torch.from_numpy(windows),
+        torch.from_numpy(images).permute(0, 3, 1, 2).to(DEVICE),
+        torch.from_numpy(kernel).permute(3, 2, 0, 1).to(DEVICE),
+        torch.from_numpy(windows).to(DEVICE),
         strides,
         output,
     )
-    np.testing.assert_allclose(actual.permute(0, 2, 3, 1), expected, rtol=1e-12, atol=1e-10)
+    np.testing.assert_allclose(actual.permute(0, 2, 3, 1).cpu(), expected, rtol=1e-12, atol=1e-10)
 
 
-@pytest.mark.parametrize("form", stochastic.IMPLEMENTATIONS)
+@pytest.mark.parametrize("form", ON_ANY_DEVICE)
 def test_gradients(form, rng):
     layer = StochasticConv2d(2, 3, 3, 3, 2, implementation=form, image_gradient=True, rescale=0.5, normalize=True)
     layer = layer.double()
@@ -64,7 +74,7 @@ def test_bad_arguments():
         StochasticConv2d(3, 4, 3, 5)(torch.zeros(1, 3, 9, 9), windows=torch.zeros(3, 2))
 
 
-@pytest.mark.parametrize("form", stochastic.IMPLEMENTATIONS)
+@pytest.mark.parametrize("form", ON_ANY_DEVICE)
 def test_a_window_beyond_the_image(form):
     layer = StochasticConv2d(1, 2, 3, 4, implementation=form)
     images = torch.zeros(2, 1, 20, 30)
@@ -73,6 +83,62 @@ def test_a_window_beyond_the_image(form):
         message = rf"6x6 pixels in an image of 20x30 .*\(14, 24\). Received: 1 of 2 elsewhere.*\({bad[0]}, {bad[1]}\)"
         with pytest.raises(ValueError, match=message):
             layer(images, windows=torch.tensor([bad, [0, 0]]))
+
+
+@needs_triton
+@pytest.mark.parametrize("sharing", ["batch", "image"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("layout", ["bytes, channels last", "bytes", "floats, channels last"])
+def test_triton_in_every_layout(layout, channels, sharing, rng):
+    """Read byte by byte or four at once, of images whose first byte lies anywhere in a word; and with a gradient."""
+    images = torch.from_numpy(rng.integers(0, 256, (3, channels, 35, 37)).astype("uint8")).to(DEVICE)
+    if layout.startswith("floats"):
+        images = images.float() / 255
+    if layout.endswith("last"):
+        images = images.contiguous(memory_format=torch.channels_last)
+    windows = torch.from_numpy(rng.integers(0, (35 - 23 + 1, 37 - 28 + 1), (3, 5, 2))).to(DEVICE)
+    windows = windows if sharing == "image" else windows[0]
+    weights, upstream = rng.normal(size=(5, channels, 3, 4)), rng.normal(size=(3, 5, 11, 13))
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        kernel = torch.from_numpy(weights).to(DEVICE, dtype).requires_grad_()
+        exact = torch.from_numpy(weights).to(DEVICE).requires_grad_()
+        results = []
+        for form, seen, w in ((stochastic.triton, images, kernel), (stochastic.indexed, images.double(), exact)):
+            maps = form(seen, w, windows, (2, 2), (11, 13))
+            (gradient,) = torch.autograd.grad((maps * torch.from_numpy(upstream).to(maps)).sum(), w)
+            results.append((maps.detach().double(), gradient.double()))
+        for actual, expected in zip(*results, strict=True):
+            assert torch.linalg.norm(actual - expected) < tolerance * torch.linalg.norm(expected)
+
+
+@needs_triton
+def test_triton_reads_nothing_beyond_the_image():
+    """Windows that a compiled program could not check: no memory of others is read, and the maps say so."""
+    images, kernel = torch.ones((1, 1, 8, 8), device=DEVICE), torch.ones((2, 1, 3, 3), device=DEVICE)
+    for bad in ([3, 0], [0, 3], [-1, 0], [0, 10**6]):
+        maps = stochastic.triton(images, kernel, torch.tensor([bad, [2, 2]], device=DEVICE), (1, 1), (4, 4))
+        assert maps[:, 0].isnan().all()
+        assert (maps[:, 1] == 9).all()
+
+
+def test_triton_is_refused_where_it_cannot_run(monkeypatch):
+    with pytest.raises(ValueError, match="has no gradient for the image"):
+        StochasticConv2d(3, 4, 3, 5, implementation="triton", image_gradient=True)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    layer = StochasticConv2d(3, 4, 3, 5, implementation="triton")
+    with pytest.raises(ValueError, match="needs images on a CUDA GPU. Received: cpu"):
+        layer(torch.zeros(1, 3, 20, 20))
+
+
+def test_auto_by_device(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(stochastic, "HAS_TRITON", True)
+    assert [stochastic.choose(cuda, gradient) for gradient in (False, True)] == ["triton", "gather"]
+    monkeypatch.setattr(stochastic, "HAS_TRITON", False)
+    assert stochastic.choose(cuda, False) == "gather"
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert stochastic.choose(cuda, False) == "indexed"
+    assert stochastic.choose(torch.device("cpu"), False) == "slices"
 
 
 @pytest.mark.slow  # a C++ compiler runs
