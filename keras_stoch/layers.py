@@ -116,8 +116,8 @@ class StochasticConv2D(keras.layers.Layer):
             beyond it. Inside of a graph that can't be told: "taps" then returns NaN, "gather" and "indexed" read other
             pixels, and the others fail or move the window.
 
-    On a GPU "auto" is "indexed" where XLA or torch.compile is at work, and "gather" elsewhere, which is several times as
-    slow: train with `jit_compile=True` there.
+    On a GPU "auto" is "indexed" where XLA or torch.compile is at work, and "gather" elsewhere, which is several times
+    as slow: train with `jit_compile=True` there.
 
     What profits from XLA on a CPU is compiled by the layer itself. Under `jit_compile=True` the layer becomes part of
     what is compiled, once for all draws; "naive", "slices" and "blocks" would be compiled anew for every draw there,

@@ -54,8 +54,8 @@ class StochasticConv2d(nn.Module):
         in_channels, filters: C and F, channels of the image and of the output.
         kernel_size, output_size, stride: int, or (K, L), (P, Q), (S, T).
         window_sharing: "batch" or "image".
-        implementation: "auto", or a name from `torch_ref.stochastic.IMPLEMENTATIONS`. On a CUDA GPU "auto" is "triton", a
-            kernel of its own, where no gradient flows back to the image.
+        implementation: "auto", or a name from `torch_ref.stochastic.IMPLEMENTATIONS`. On a CUDA GPU "auto" is "triton",
+            a kernel of its own, where no gradient flows back to the image.
         bias: whether to add a bias.
         rescale: factor on the pixels.
         normalize: whether to have buffers `mean` and `variance` to normalise by.
