@@ -173,7 +173,7 @@ class _Graph:
         def call(operation, *args, **kwargs):
             return self._call(operation, args, kwargs)
 
-        (output,) = keras.tree.flatten(model._run_through_graph(tensor, call_fn=call))
+        (output,) = keras.tree.flatten(model._run_through_graph(tensor, operation_fn=lambda same: same, call_fn=call))
         return output
 
     def _call(self, operation, args, kwargs):

@@ -86,7 +86,7 @@ def export(
         module.implementation = "gather"
     window = stochastic[0].window if stochastic else None
     inputs = {"low_res": torch.zeros(2, 3, low_res, low_res)}
-    batch = torch.export.Dim("batch", min=1)
+    batch = torch.export.Dim("batch", min=1, max=2**31 - 1)  # torch 2.5 wants an end
     shapes = {"low_res": {0: batch}}
     if stochastic:
         inputs |= {

@@ -238,7 +238,10 @@ def _torch_export(path: Path) -> ArtefactAdapter:
     module = program.module()
     placeholders = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
     names = list(program.graph_signature.user_inputs)
-    keywords = list(program.call_spec.in_spec.child(1).context) if program.call_spec.in_spec.num_children > 1 else []
+    called, keywords = program.call_spec.in_spec, []
+    if called.num_children > 1:
+        # Older versions of torch have no `child`, newer ones warn of `children_specs`.
+        keywords = list((called.child(1) if hasattr(called, "child") else called.children_specs[1]).context)
     told = []
     for name in names:
         value = placeholders[name]
