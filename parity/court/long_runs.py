@@ -85,7 +85,13 @@ def _jobs(package: str, out: Path, plan: study.Plan) -> list[Job]:
     left = [run for run in range(plan.runs) if not _folder(out, package, run).exists()]
     kind = "torch" if package.startswith("torch_ref") else "keras"
     return [
-        Job(train_some, (package, half, str(out), plan), "", SECONDS[kind] * len(half), f"{package}, {len(half)} runs")
+        Job(
+            train_some,
+            (package, half, str(out), plan),
+            "",
+            SECONDS[kind] * len(half),
+            f"{package}, {len(half)} runs from run {half[0]} on",
+        )
         for half in (left[::2], left[1::2])
         if half
     ]

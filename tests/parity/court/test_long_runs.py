@@ -123,3 +123,9 @@ def test_a_damaged_record_is_refused(text, says, tmp_path):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=says):
         curves.read_runs(tmp_path / "a.json")
+
+
+def test_every_job_counts_in_the_line_of_progress(tmp_path):
+    """By its title, which two halves of a package's runs had in common once."""
+    titles = [job.title for package in study.PACKAGES for job in long_runs._jobs(package, tmp_path, TINY)]
+    assert len(set(titles)) == len(titles) == 2 * len(study.PACKAGES)
