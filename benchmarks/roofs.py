@@ -134,32 +134,36 @@ def roofs(repeat: int = 5) -> dict[str, float]:
 
 
 def _gpu_roofs(n: int):
-    """Functions that copy 256 MiB and multiply matrices on the GPU, by torch where it is installed, else by JAX."""
-    try:
+    """Functions that copy 256 MiB and multiply matrices on the GPU, by torch where it sees one, else by JAX."""
+    if _torch_has_gpu():
         import torch
 
         source = torch.ones(2**26, device="cuda")
         target, matrix = torch.empty_like(source), torch.ones((n, n), device="cuda")
         return lambda: target.copy_(source), lambda: matrix @ matrix, Torch()
-    except ImportError:
-        import jax
+    import jax
 
-        source, matrix = jax.numpy.ones(2**26), jax.numpy.ones((n, n))
-        copy = jax.jit(lambda x: x + 1)
-        return lambda: copy(source), lambda: matrix @ matrix, JAX()
+    source, matrix = jax.numpy.ones(2**26), jax.numpy.ones((n, n))
+    copy = jax.jit(lambda x: x + 1)
+    return lambda: copy(source), lambda: matrix @ matrix, JAX()
 
 
 def has_gpu() -> bool:
     """Whether torch or JAX, as far as they are installed, see a GPU."""
-    with contextlib.suppress(ImportError):
-        import torch
-
-        if torch.cuda.is_available():
-            return True
+    if _torch_has_gpu():
+        return True
     with contextlib.suppress(ImportError):
         import jax
 
         return jax.default_backend() != "cpu"
+    return False
+
+
+def _torch_has_gpu() -> bool:
+    with contextlib.suppress(ImportError):
+        import torch
+
+        return torch.cuda.is_available()
     return False
 
 

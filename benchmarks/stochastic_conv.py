@@ -7,7 +7,7 @@ implementation, framework and sharing of windows; and the standard stem, float32
 are drawn on every call. With --step, whole training steps of the models at 224/1024 and batch 8.
 
 Keras runs on the backend that KERAS_BACKEND names (TensorFlow by default); what is not installed is left out. On a
-GPU the same script measures there.
+GPU the same script measures torch and JAX there; TensorFlow it times call by call, with the way of outputs to the host.
 
 The machine's roofs are measured first: bytes copied and multiply-adds a second, by NumPy on a CPU and by torch or JAX
 on a GPU. "MB" are the bytes that must move whatever the form (the pixels that some window sees, once, and the output),
@@ -353,6 +353,10 @@ def main():
     parser.add_argument("--packages", nargs="+", choices=PACKAGES, default=PACKAGES, help="default: both")
     parser.add_argument("--out", default="build/stochastic_conv.json")
     options = parser.parse_args()
+    if options.cpu_seconds and has_gpu():
+        parser.error("--cpu-seconds counts a processor's; a GPU is timed by its own clock")
+    if options.jit and "keras_stoch" not in options.packages:
+        parser.error("--jit is for keras_stoch, which --packages leaves out")
     clock = time.process_time if options.cpu_seconds else time.perf_counter
     rows, skipped, roof = [], [], roofs()
     gigabytes, gigaflop = roof["bytes_per_s"] / 1e9, roof["flop_per_s"] / 1e9

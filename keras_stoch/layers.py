@@ -116,7 +116,7 @@ class StochasticConv2D(keras.layers.Layer):
             beyond it. Inside of a graph that can't be told: "taps" then returns NaN, "gather" and "indexed" read other
             pixels, and the others fail or move the window.
 
-    On a GPU "auto" is "indexed" where XLA or torch.compile is at work, and "gather" elsewhere, which is several times
+    On a GPU "auto" is "indexed" where XLA or torch.compile is at work, and "gather" elsewhere, which is some ten times
     as slow: train with `jit_compile=True` there.
 
     What profits from XLA on a CPU is compiled by the layer itself. Under `jit_compile=True` the layer becomes part of
@@ -197,6 +197,7 @@ class StochasticConv2D(keras.layers.Layer):
         if channels is None:
             raise ValueError(f"The number of channels must be known. Received: input_shape={input_shape}")
         check_fits(input_shape[1:3], self.window)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
         self.kernel = self.add_weight(
             name="kernel", shape=(*self.kernel_size, channels, self.filters), initializer=self.kernel_initializer
         )
@@ -232,6 +233,11 @@ class StochasticConv2D(keras.layers.Layer):
                 raise ValueError(
                     f"windows must have the shape ({self.filters}, 2) or (batch, {self.filters}, 2). "
                     f"Received: {tuple(windows.shape)}"
+                )
+            counts = (windows.shape[0], images.shape[0])
+            if len(windows.shape) == 3 and None not in counts and counts[0] != counts[1]:
+                raise ValueError(
+                    f"windows of {counts[0]} images were given for {counts[1]}. Received: {tuple(windows.shape)}"
                 )
             check_windows(windows, images.shape[1:3], self.window)
         if not self.image_gradient:

@@ -146,7 +146,8 @@ IMPLEMENTATIONS = {
 def choose(images, image_gradient: bool) -> str:
     """The fastest form for this backend and device, by benchmarks/stochastic_conv.py.
 
-    On a GPU that was measured under JAX and torch, and is taken over for TensorFlow, whose XLA is the same compiler.
+    On a GPU that was measured under JAX alone, without a gradient for the image: TensorFlow's XLA is the same compiler,
+    but was not at hand there, and for torch `torch_ref` was measured.
     """
     backend = keras.config.backend()
     if _has_gpu():

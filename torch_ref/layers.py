@@ -55,7 +55,7 @@ class StochasticConv2d(nn.Module):
         kernel_size, output_size, stride: int, or (K, L), (P, Q), (S, T).
         window_sharing: "batch" or "image".
         implementation: "auto", or a name from `torch_ref.stochastic.IMPLEMENTATIONS`. On a CUDA GPU "auto" is "triton",
-            a kernel of its own, where no gradient flows back to the image.
+            kernels of its own, where no gradient flows back to the image; second derivatives need "gather".
         bias: whether to add a bias.
         rescale: factor on the pixels.
         normalize: whether to have buffers `mean` and `variance` to normalise by.
@@ -123,6 +123,11 @@ class StochasticConv2d(nn.Module):
         return draw_windows(image_size, self.window, self.filters, batch, self.generator, device)
 
     def forward(self, images, windows=None):
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise ValueError(
+                f"Images must be (B, {self.in_channels}, H, W), with {self.in_channels} channels. "
+                f"Received: {tuple(images.shape)}"
+            )
         check_fits(images.shape[2:], self.window)
         if windows is None:
             windows = self.draw_windows(images.shape[2:], len(images), images.device)
@@ -132,6 +137,11 @@ class StochasticConv2d(nn.Module):
                     f"windows must have the shape ({self.filters}, 2) or (batch, {self.filters}, 2). "
                     f"Received: {tuple(windows.shape)}"
                 )
+            if windows.ndim == 3 and windows.shape[0] != images.shape[0]:
+                raise ValueError(
+                    f"windows of {windows.shape[0]} images were given for {images.shape[0]}. "
+                    f"Received: {tuple(windows.shape)}"
+                )
             check_windows(windows, images.shape[2:], self.window)
         windows = windows.to(images.device, torch.int64)
         if not self.image_gradient:
@@ -139,7 +149,7 @@ class StochasticConv2d(nn.Module):
         weight, bias = self.folded()
         name = self.implementation
         if name == "auto":
-            name = stochastic.choose(images.device, self.image_gradient)
+            name = stochastic.choose(images, weight, self.image_gradient)
         if torch.is_autocast_enabled(images.device.type):
             weight = weight.to(torch.get_autocast_dtype(images.device.type))
         outputs = stochastic.IMPLEMENTATIONS[name](images, weight, windows, self.stride, self.output_size)

@@ -10,8 +10,11 @@ are those that the paper tried (section 4.2.3), as far as they are distinct. All
 and stride (S, T) and output_size (P, Q), and return (B, F, P, Q).
 """
 
+import functools
 import importlib.util
+import math
 import os
+import warnings
 
 import torch
 from torch.nn import functional as F
@@ -19,6 +22,7 @@ from torch.nn import functional as F
 from torch_ref.windows import window_size
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
+TRITON_ENTRIES = 128  # of a kernel, C K L: more are more registers than a thread has, with what else it needs
 
 
 def naive(images, kernel, windows, stride, output_size):
@@ -98,7 +102,8 @@ def indexed(images, kernel, windows, stride, output_size):
 def triton(images, kernel, windows, stride, output_size):
     """Kernels in Triton that read pixels where they lie, see `torch_ref.triton_kernels`: for CUDA GPUs, the fastest.
 
-    No gradient reaches the image. Maps of windows that reach beyond it are NaN.
+    No gradient reaches the image, and the kernel has no second one; `gather` has both. Maps of windows that reach
+    beyond the image are NaN. Every entry of the kernel is a register: for kernels of up to some hundred entries.
     """
     if images.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(f'implementation="triton" needs images on a CUDA GPU. Received: {images.device}')
@@ -119,14 +124,47 @@ IMPLEMENTATIONS = {
 }
 
 
-def choose(device: torch.device, image_gradient: bool) -> str:
-    """The fastest form for this device, by benchmarks/stochastic_conv.py."""
-    if device.type != "cuda":
+def choose(images, kernel, image_gradient: bool) -> str:
+    """The fastest form for these on their device, by benchmarks/stochastic_conv.py, as far as it was measured there.
+
+    On a GPU it measured kernels of 3x3x3 without a gradient for the image.
+    """
+    if images.device.type != "cuda":
         return "slices"
-    if not image_gradient and HAS_TRITON:
-        return "triton"
-    # Not compiled, `indexed` copies what `gather` does, and more often.
-    return "indexed" if torch.compiler.is_compiling() else "gather"
+    if torch.compiler.is_compiling():
+        return "indexed"  # its compiler cannot look into the kernels in Triton
+    small = math.prod(kernel.shape[1:]) <= TRITON_ENTRIES
+    return "triton" if small and not image_gradient and HAS_TRITON and _triton_runs(images.device) else "gather"
+
+
+@functools.cache
+def _triton_runs(device) -> bool:
+    """Whether the kernels in Triton compute on this device what `gather` does; if not, a warning says why.
+
+    They need Triton 3.3 or newer, a GPU that it knows, and a C compiler, which it calls.
+    """
+    images = torch.arange(2 * 3 * 12 * 13, device=device).remainder(251).to(torch.uint8).reshape(2, 12, 13, 3)
+    images, windows = images.permute(0, 3, 1, 2), torch.tensor([[0, 1], [3, 4]], device=device)
+    results = []
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            for form in (triton, gather):
+                kernel = (
+                    torch.linspace(-1, 1, 54, device=device, dtype=torch.float64).reshape(2, 3, 3, 3).requires_grad_()
+                )
+                maps = form(images.clone(), kernel, windows.clone(), (2, 2), (4, 4))
+                results.append((maps.detach(), *torch.autograd.grad((maps**2).sum(), kernel)))
+        if all(torch.allclose(*pair) for pair in zip(*results, strict=True)):
+            return True
+        reason = "they compute other numbers than the form 'gather'"
+    except Exception as error:  # of a compiler, a driver, a version
+        reason = f"{type(error).__name__}: {error}"
+    warnings.warn(
+        f"The stochastic convolution's kernels in Triton do not run on {device}: its form 'gather' is used, which "
+        f"takes some 30 times as long. {reason}",
+        stacklevel=2,
+    )
+    return False
 
 
 def _window(kernel, stride, output_size) -> tuple[int, int]:

@@ -1,10 +1,10 @@
 """The stochastic convolution for GPUs, as two kernels in Triton: pixels are read where they lie, as the bytes they are.
 
-The windows of all filters hold about twelve times the bytes of the image. Neither they nor their float32 copies exist
-here: a program takes a block of positions of one map, and every entry of the kernel ("tap") multiplies the pixel under
-it. What binds is how many loads a multiprocessor can do, not the bytes: neighbouring positions of a map lie apart by
-the stride, so that a load of one byte by each of 32 threads takes as long as a load of four. Where the bytes under a
-row of the kernel are neighbours (uint8, channels last) they are loaded four at a time, and shifted into place.
+The windows of all filters, as float32, hold six times the bytes of the image. They do not exist here: a program takes
+a block of positions of one map, and every entry of the kernel ("tap") multiplies the pixel under it. What binds is how
+many loads a multiprocessor can do, not the bytes: neighbouring positions of a map lie apart by the stride, so that a
+load of one byte by each of 32 threads takes as long as a load of four. Where the bytes under a row of the kernel are
+neighbours (uint8, channels last) they are loaded four at a time, and shifted into place.
 """
 
 # ruff: noqa: RUF005, SIM300 (the language of Triton kernels has no starred tuples)
@@ -12,6 +12,8 @@ row of the kernel are neighbours (uint8, channels last) they are loaded four at 
 import torch
 import triton
 import triton.language as tl
+
+from torch_ref.windows import window_size
 
 # Positions of a map that a program takes at once, and its warps; programs that share a map. The fastest on an H100.
 BLOCK, WARPS = 256, 2
@@ -38,8 +40,9 @@ def _row(
         low = tl.load(words, mask=inside, other=0)
         for u in tl.static_range((N + 3) // 4):
             high = low
-            if N - 4 * u > 1:  # else the one byte that is left is in the word that is there
-                high = tl.load(words + (u + 1), mask=inside, other=0)
+            if N - 4 * u > 1:
+                # Where all that is left lies in the word that is there, the next may lie beyond the image.
+                high = tl.load(words + (u + 1), mask=inside & ((at & 3) + (N - 4 * u) > 4), other=0)
             four = (((high.to(tl.uint64) << 32) | low.to(tl.uint64)) >> shift).to(tl.uint32)
             for n in tl.static_range(4):
                 if 4 * u + n < N:
@@ -53,13 +56,17 @@ def _row(
 
 
 @triton.jit
-def _window(images, windows, b, f, stride_B, stride_H, stride_W, windows_stride_B, last_top, last_left):
+def _window(
+    images, windows, b, f, stride_B, stride_H, stride_W, windows_stride_B, last_top, last_left, LARGE: tl.constexpr
+):
     """(images from a word's start on, index of the window's first pixel from there, whether it lies in the image)."""
     top = tl.load(windows + b * windows_stride_B + 2 * f)
     left = tl.load(windows + b * windows_stride_B + 2 * f + 1)
     valid = (top >= 0) & (top <= last_top) & (left >= 0) & (left <= last_left)
     top, left = tl.maximum(tl.minimum(top, last_top), 0), tl.maximum(tl.minimum(left, last_left), 0)
-    # The images of a batch can lie further apart than int32 reaches, the pixels of one cannot.
+    if LARGE:
+        top, left = top.to(tl.int64), left.to(tl.int64)
+    # The images of a batch may lie further apart than int32 reaches, those of one if they are LARGE.
     before = b.to(tl.int64) * stride_B
     rest = (before % 4).to(tl.int32)
     return images + (before - rest), rest + top * stride_H + left * stride_W, valid
@@ -69,16 +76,17 @@ def _window(images, windows, b, f, stride_B, stride_H, stride_W, windows_stride_
 def _maps(
     images, kernel, windows, maps, stride_B, stride_H, stride_W, stride_C, windows_stride_B, last_top, last_left, P,
     Q: tl.constexpr, K: tl.constexpr, L: tl.constexpr, C: tl.constexpr, S: tl.constexpr, T: tl.constexpr,
-    WORDS: tl.constexpr, SUM: tl.constexpr, BLOCK: tl.constexpr,
+    WORDS: tl.constexpr, LARGE: tl.constexpr, SUM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Writes a block of maps (B, F, P, Q); kernel (F, C, K, L) and windows (.., F, 2) are contiguous."""
     f, b, F = tl.program_id(1), tl.program_id(2), tl.num_programs(1)
     image, corner, valid = _window(
-        images, windows, b, f, stride_B, stride_H, stride_W, windows_stride_B, last_top, last_left
+        images, windows, b, f, stride_B, stride_H, stride_W, windows_stride_B, last_top, last_left, LARGE
     )
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < P * Q
-    first = corner + (at // Q) * (S * stride_H) + (at % Q) * (T * stride_W)
+    place = at.to(tl.int64) if LARGE else at
+    first = corner + (place // Q) * (S * stride_H) + (place % Q) * (T * stride_W)
     total = tl.zeros((BLOCK,), SUM)
     for i in tl.static_range(K):
         row = _row(image, first + i * stride_H, inside, stride_W, stride_C, L * C, C, WORDS, SUM)
@@ -94,13 +102,13 @@ def _kernel_gradient(
     images, upstream, windows, sums, stride_B, stride_H, stride_W, stride_C, windows_stride_B, last_top, last_left,
     positions, positions_of_part,
     Q: tl.constexpr, K: tl.constexpr, L: tl.constexpr, C: tl.constexpr, S: tl.constexpr, T: tl.constexpr,
-    WORDS: tl.constexpr, SUM: tl.constexpr, BLOCK: tl.constexpr,
+    WORDS: tl.constexpr, LARGE: tl.constexpr, SUM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Writes sums (B, parts, F, K L C): what a part of one map's positions adds to its kernel's gradient."""
     part, f, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     parts, F = tl.num_programs(0), tl.num_programs(1)
     image, corner, valid = _window(
-        images, windows, b, f, stride_B, stride_H, stride_W, windows_stride_B, last_top, last_left
+        images, windows, b, f, stride_B, stride_H, stride_W, windows_stride_B, last_top, last_left, LARGE
     )
     map_ = upstream + (b.to(tl.int64) * F + f) * positions
     total = ()
@@ -111,8 +119,9 @@ def _kernel_gradient(
     for start in range(begin, end, BLOCK):
         at = start + tl.arange(0, BLOCK)
         inside = at < end
+        place = at.to(tl.int64) if LARGE else at
         weight = tl.load(map_ + at, mask=inside, other=0).to(SUM)
-        first = corner + (at // Q) * (S * stride_H) + (at % Q) * (T * stride_W)
+        first = corner + (place // Q) * (S * stride_H) + (place % Q) * (T * stride_W)
         more = ()
         for i in tl.static_range(K):
             row = _row(image, first + i * stride_H, inside, stride_W, stride_C, L * C, C, WORDS, SUM)
@@ -130,14 +139,15 @@ def _sum_type(dtype):
 
 
 def _where(images, windows, kernel_size, stride, output_size):
-    """The arguments by which both kernels find a pixel, and whether they can read four bytes at once."""
+    """The arguments by which both kernels find a pixel, and (whether they can read four bytes at once, LARGE)."""
     (K, L), (S, T), (P, Q) = kernel_size, stride, output_size
     B, C, H, W = images.stride()
     last = images.shape[2] - (P - 1) * S - K, images.shape[3] - (Q - 1) * T - L
     neighbours = images.dtype == torch.uint8 and C == 1 and images.shape[1] == W
-    # Words are read up to three bytes beyond the last pixel: within its page, and never used.
+    # A word may hold up to three bytes beyond the last pixel, which are never used; memory is given out in whole words.
     words = neighbours and images.data_ptr() % 4 == 0
-    return (B, H, W, C, windows.stride(0) if windows.ndim == 3 else 0, *last), words
+    large = sum((n - 1) * abs(stride) for n, stride in zip(images.shape[1:], (C, H, W), strict=True)) > 2**31 - 8
+    return (B, H, W, C, windows.stride(0) if windows.ndim == 3 else 0, *last), (words, large)
 
 
 class _Convolution(torch.autograd.Function):
@@ -148,10 +158,10 @@ class _Convolution(torch.autograd.Function):
         context.save_for_backward(images, windows)
         context.geometry = kernel.shape, kernel.dtype, stride, output_size
         maps = torch.empty((B, F, P, Q), dtype=kernel.dtype, device=images.device)
-        where, words = _where(images, windows, (K, L), stride, output_size)
+        where, how = _where(images, windows, (K, L), stride, output_size)
         with torch.cuda.device_of(images):
             _maps[triton.cdiv(P * Q, BLOCK), F, B](
-                images, kernel.contiguous(), windows, maps, *where, P, Q, K, L, C, *stride, words,
+                images, kernel.contiguous(), windows, maps, *where, P, Q, K, L, C, *stride, *how,
                 _sum_type(kernel.dtype)[0], BLOCK, num_warps=WARPS,
             )  # fmt: skip
         return maps
@@ -164,10 +174,10 @@ class _Convolution(torch.autograd.Function):
         in_triton, in_torch = _sum_type(dtype)
         sums = torch.empty((len(images), PARTS, F, K * L * C), dtype=in_torch, device=images.device)
         part = triton.cdiv(triton.cdiv(P * Q, PARTS), GRADIENT_BLOCK) * GRADIENT_BLOCK
-        where, words = _where(images, windows, (K, L), stride, (P, Q))
+        where, how = _where(images, windows, (K, L), stride, (P, Q))
         with torch.cuda.device_of(images):
             _kernel_gradient[PARTS, F, len(images)](
-                images, upstream.contiguous(), windows, sums, *where, P * Q, part, Q, K, L, C, *stride, words,
+                images, upstream.contiguous(), windows, sums, *where, P * Q, part, Q, K, L, C, *stride, *how,
                 in_triton, GRADIENT_BLOCK, num_warps=GRADIENT_WARPS,
             )  # fmt: skip
         gradient = sums.sum((0, 1)).reshape(F, K, L, C).permute(0, 3, 1, 2)
@@ -177,6 +187,18 @@ class _Convolution(torch.autograd.Function):
 def convolve(images, kernel, windows, stride, output_size):
     """Maps (B, F, P, Q) of images (B, C, H, W) in any layout, kernel (F, C, K, L), windows (F, 2) or (B, F, 2).
 
-    No gradient reaches the images. Maps of windows that reach beyond their image are NaN.
+    No gradient reaches the images, and the kernel has no second one. Maps of windows that reach beyond their image are
+    NaN.
+
+    Raises:
+        ValueError: if shapes do not belong together: what a kernel is given it reads.
     """
+    B, C, H, W = images.shape
+    M, N = window_size(output_size, kernel.shape[2:], stride)
+    if C != kernel.shape[1] or H < M or W < N or (windows.ndim == 3 and len(windows) != B):
+        raise ValueError(
+            f"A kernel (F, C, K, L) of {tuple(kernel.shape)} and windows of {tuple(windows.shape)} need images "
+            f"(B, C, H, W) of as many channels, at least {M}x{N} pixels, and as many as there are windows if each has "
+            f"its own. Received: {tuple(images.shape)}"
+        )
     return _Convolution.apply(images, kernel, windows, tuple(stride), tuple(output_size))

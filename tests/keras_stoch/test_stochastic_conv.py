@@ -203,6 +203,16 @@ def test_under_tf_function(form, jit, sharing, rng):
     assert not np.array_equal(drawn(images), drawn(images))
 
 
+def test_images_and_windows_that_do_not_belong_together(rng):
+    layer = StochasticConv2D(2, 3, 4)
+    images = rng.normal(size=(3, 20, 30, 3)).astype("float32")
+    layer(images)
+    with pytest.raises(ValueError, match="expected axis -1 of input shape to have value 3"):
+        layer(images[..., :2])
+    with pytest.raises(ValueError, match="windows of 2 images were given for 3"):
+        layer(images, windows=np.zeros((2, 2, 2), int))
+
+
 def test_a_window_beyond_the_image(rng):
     """Told where numbers are at hand; NaN, and no pixels of another place, where they are not."""
     images = rng.normal(size=(2, 20, 30, 1)).astype("float32")

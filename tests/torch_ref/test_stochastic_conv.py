@@ -14,7 +14,8 @@ from torch_ref.windows import draw_windows, window_size
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RUNS_TRITON = stochastic.HAS_TRITON and (DEVICE == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")
 needs_triton = pytest.mark.skipif(
-    not RUNS_TRITON, reason="needs a CUDA GPU and triton; with TRITON_INTERPRET=1 triton alone"
+    not RUNS_TRITON,
+    reason="needs triton, and a GPU that CUDA_VISIBLE_DEVICES=0 lets tests see, or TRITON_INTERPRET=1",
 )
 ON_ANY_DEVICE = [form for form in stochastic.IMPLEMENTATIONS if form != "triton"]
 FORMS = [*ON_ANY_DEVICE, pytest.param("triton", marks=needs_triton)]
@@ -72,6 +73,10 @@ def test_bad_arguments():
         StochasticConv2d(3, 4, 3, 5)(torch.zeros(1, 3, 6, 9))
     with pytest.raises(ValueError, match=r"Received: \(3, 2\)"):
         StochasticConv2d(3, 4, 3, 5)(torch.zeros(1, 3, 9, 9), windows=torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"windows of 2 images were given for 1"):
+        StochasticConv2d(3, 4, 3, 5)(torch.zeros(1, 3, 9, 9), windows=torch.zeros(2, 4, 2))
+    with pytest.raises(ValueError, match=r"with 3 channels. Received: \(1, 4, 9, 9\)"):
+        StochasticConv2d(3, 4, 3, 5)(torch.zeros(1, 4, 9, 9))
 
 
 @pytest.mark.parametrize("form", ON_ANY_DEVICE)
@@ -85,30 +90,87 @@ def test_a_window_beyond_the_image(form):
             layer(images, windows=torch.tensor([bad, [0, 0]]))
 
 
+def images_of(layout, shape, rng):
+    """uint8 or float images (B, C, H, W) in a layout."""
+    B, C, H, W = shape
+    pixels = torch.from_numpy(rng.integers(0, 256, (B, H + 1, W + 2, C)).astype("uint8")).to(DEVICE)
+    last = pixels[:, :H, :W].contiguous().permute(0, 3, 1, 2)
+    return {
+        "channels last": last,
+        "cut out": pixels[:, 1:, 1 : W + 1].permute(0, 3, 1, 2),  # its first byte begins no word
+        "channels first": last.contiguous(),
+        "one for all": last[:1].expand(B, -1, -1, -1),
+        "floats": last.float() / 255,
+    }[layout]
+
+
 @needs_triton
-@pytest.mark.parametrize("sharing", ["batch", "image"])
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("layout", ["bytes, channels last", "bytes", "floats, channels last"])
-def test_triton_in_every_layout(layout, channels, sharing, rng):
-    """Read byte by byte or four at once, of images whose first byte lies anywhere in a word; and with a gradient."""
-    images = torch.from_numpy(rng.integers(0, 256, (3, channels, 35, 37)).astype("uint8")).to(DEVICE)
-    if layout.startswith("floats"):
-        images = images.float() / 255
-    if layout.endswith("last"):
-        images = images.contiguous(memory_format=torch.channels_last)
-    windows = torch.from_numpy(rng.integers(0, (35 - 23 + 1, 37 - 28 + 1), (3, 5, 2))).to(DEVICE)
-    windows = windows if sharing == "image" else windows[0]
-    weights, upstream = rng.normal(size=(5, channels, 3, 4)), rng.normal(size=(3, 5, 11, 13))
-    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+@pytest.mark.parametrize(("channels", "columns"), [(3, 3), (3, 5), (1, 4), (3, 2), (1, 3), (1, 1)])  # 1, 3, 0, 2, 3, 1
+@pytest.mark.parametrize("layout", ["channels last", "cut out", "channels first", "one for all", "floats"])
+def test_triton_in_every_layout(layout, channels, columns, rng):
+    """Read byte by byte or four at once, whatever of the last word is left; with maps of many blocks."""
+    size, (P, Q) = (45, 47), (21, 19)  # 399 positions: two blocks of maps, two turns of the gradient's loop and a rest
+    images = images_of(layout, (2, channels, *size), rng)
+    window = window_size((P, Q), (3, columns), (2, 2))
+    windows = torch.from_numpy(rng.integers(0, np.subtract(size, window) + 1, (2, 3, 2))).to(DEVICE)
+    windows[0, 0] = torch.tensor(np.subtract(size, window))  # the last pixel of the image is seen
+    weights, upstream = rng.normal(size=(3, channels, 3, columns)), rng.normal(size=(2, 3, P, Q))
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 1e-2)):
         kernel = torch.from_numpy(weights).to(DEVICE, dtype).requires_grad_()
-        exact = torch.from_numpy(weights).to(DEVICE).requires_grad_()
+        exact = kernel.detach().double().requires_grad_()
         results = []
         for form, seen, w in ((stochastic.triton, images, kernel), (stochastic.indexed, images.double(), exact)):
-            maps = form(seen, w, windows, (2, 2), (11, 13))
+            maps = form(seen, w, windows, (2, 2), (P, Q))
             (gradient,) = torch.autograd.grad((maps * torch.from_numpy(upstream).to(maps)).sum(), w)
             results.append((maps.detach().double(), gradient.double()))
         for actual, expected in zip(*results, strict=True):
             assert torch.linalg.norm(actual - expected) < tolerance * torch.linalg.norm(expected)
+
+
+@needs_triton
+def test_triton_in_the_layer(rng):
+    """Rescaled, normalised, with a bias, without images, and chosen after it was tried on the device."""
+    images = torch.from_numpy(rng.integers(0, 256, (2, 3, 20, 20)).astype("uint8")).to(DEVICE)
+    layers = []
+    for form in ("triton", "gather"):
+        torch.manual_seed(0)
+        layers.append(StochasticConv2d(3, 4, 3, 5, 2, implementation=form, rescale=1 / 255, normalize=True).to(DEVICE))
+        layers[-1].variance.fill_(0.3)
+    windows = layers[0].draw_windows((20, 20), device=DEVICE)
+    torch.testing.assert_close(layers[0](images, windows=windows), layers[1](images, windows=windows))
+    assert layers[0](images[:0]).shape == (0, 4, 5, 5)
+    assert stochastic._triton_runs(torch.device(DEVICE))
+
+
+@needs_triton
+def test_triton_in_memory_past_32_bits(monkeypatch, rng):
+    """Indices of 64 bits give what those of 32 give."""
+    from torch_ref import triton_kernels
+
+    images = images_of("channels last", (2, 3, 20, 21), rng)
+    kernel = torch.from_numpy(rng.normal(size=(2, 3, 3, 3))).to(DEVICE).requires_grad_()
+    windows = torch.tensor([[1, 2], [9, 8]], device=DEVICE)
+    where = triton_kernels._where
+    results = []
+    for large in (False, True):
+        monkeypatch.setattr(triton_kernels, "_where", lambda *args, large=large: (where(*args)[0], (True, large)))
+        maps = stochastic.triton(images, kernel, windows, (2, 2), (4, 4))
+        results.append((maps, *torch.autograd.grad(maps.square().sum(), kernel)))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+@needs_triton
+def test_triton_refuses_shapes_that_do_not_belong_together():
+    images, kernel = torch.zeros((3, 4, 9, 9), device=DEVICE), torch.zeros((2, 3, 3, 3), device=DEVICE)
+    windows = torch.zeros((2, 2), dtype=torch.int64, device=DEVICE)
+    for given in (
+        (images, kernel, windows, (4, 4)),
+        (images[:, :3], kernel, windows.expand(1, 2, 2), (4, 4)),
+        (images[:, :3], kernel, windows, (8, 4)),
+    ):
+        with pytest.raises(ValueError, match="need images"):
+            stochastic.triton(*given[:3], (1, 1), given[3])
 
 
 @needs_triton
@@ -131,14 +193,36 @@ def test_triton_is_refused_where_it_cannot_run(monkeypatch):
 
 
 def test_auto_by_device(monkeypatch):
-    cuda = torch.device("cuda")
+    class OnGPU:
+        device = torch.device("cuda")
+
+    kernel, large = torch.zeros((2, 3, 3, 3)), torch.zeros((2, 3, 11, 11))
     monkeypatch.setattr(stochastic, "HAS_TRITON", True)
-    assert [stochastic.choose(cuda, gradient) for gradient in (False, True)] == ["triton", "gather"]
-    monkeypatch.setattr(stochastic, "HAS_TRITON", False)
-    assert stochastic.choose(cuda, False) == "gather"
+    monkeypatch.setattr(stochastic, "_triton_runs", lambda device: True)
+    assert stochastic.choose(OnGPU, kernel, False) == "triton"
+    assert stochastic.choose(OnGPU, kernel, True) == stochastic.choose(OnGPU, large, False) == "gather"
+    monkeypatch.setattr(stochastic, "_triton_runs", lambda device: False)
+    assert stochastic.choose(OnGPU, kernel, False) == "gather"
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert stochastic.choose(cuda, False) == "indexed"
-    assert stochastic.choose(torch.device("cpu"), False) == "slices"
+    assert stochastic.choose(OnGPU, kernel, False) == "indexed"
+    assert stochastic.choose(torch.zeros(1), kernel, False) == "slices"
+
+
+def test_triton_that_does_not_run_is_told(monkeypatch):
+    """Of a version, a compiler or a driver, or because it computes something else."""
+
+    def broken(*args):
+        raise RuntimeError("Failed to find C compiler")
+
+    for form, reason in (
+        (broken, "Failed to find C compiler"),
+        (lambda *args: stochastic.gather(*args) * 1.01, "other"),
+    ):
+        monkeypatch.setattr(stochastic, "triton", form)
+        stochastic._triton_runs.cache_clear()
+        with pytest.warns(UserWarning, match=f"'gather' is used.*{reason}"):
+            assert not stochastic._triton_runs(torch.device("cpu"))
+    stochastic._triton_runs.cache_clear()
 
 
 @pytest.mark.slow  # a C++ compiler runs
