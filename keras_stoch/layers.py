@@ -7,7 +7,7 @@ from keras import ops
 from keras_stoch import stochastic
 from keras_stoch.architectures import SQUEEZE_RATIO, Block
 from keras_stoch.norms import BatchNormalization
-from keras_stoch.windows import check_fits, check_windows, draw_windows, replica_seed, window_size
+from keras_stoch.windows import check_count, check_fits, check_windows, draw_windows, replica_seed, window_size
 
 # The initialisers of keras.applications.EfficientNet.
 CONV_INITIALIZER = {
@@ -229,16 +229,7 @@ class StochasticConv2D(keras.layers.Layer):
             windows = self.draw_windows(images.shape[1:3], ops.shape(images)[0])
         else:
             windows = ops.cast(windows, "int32")
-            if len(windows.shape) not in (2, 3) or tuple(windows.shape[-2:]) != (self.filters, 2):
-                raise ValueError(
-                    f"windows must have the shape ({self.filters}, 2) or (batch, {self.filters}, 2). "
-                    f"Received: {tuple(windows.shape)}"
-                )
-            counts = (windows.shape[0], images.shape[0])
-            if len(windows.shape) == 3 and None not in counts and counts[0] != counts[1]:
-                raise ValueError(
-                    f"windows of {counts[0]} images were given for {counts[1]}. Received: {tuple(windows.shape)}"
-                )
+            check_count(windows.shape, self.filters, images.shape[0])
             check_windows(windows, images.shape[1:3], self.window)
         if not self.image_gradient:
             images = ops.stop_gradient(images)

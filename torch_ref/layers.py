@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch_ref import stochastic
 from torch_ref.architectures import SQUEEZE_RATIO, Block
 from torch_ref.norms import BatchNorm2d
-from torch_ref.windows import check_fits, check_windows, draw_windows, window_size
+from torch_ref.windows import check_count, check_fits, check_windows, draw_windows, window_size
 
 
 class Dropout(nn.Module):
@@ -132,16 +132,7 @@ class StochasticConv2d(nn.Module):
         if windows is None:
             windows = self.draw_windows(images.shape[2:], len(images), images.device)
         else:
-            if windows.ndim not in (2, 3) or tuple(windows.shape[-2:]) != (self.filters, 2):
-                raise ValueError(
-                    f"windows must have the shape ({self.filters}, 2) or (batch, {self.filters}, 2). "
-                    f"Received: {tuple(windows.shape)}"
-                )
-            if windows.ndim == 3 and windows.shape[0] != images.shape[0]:
-                raise ValueError(
-                    f"windows of {windows.shape[0]} images were given for {images.shape[0]}. "
-                    f"Received: {tuple(windows.shape)}"
-                )
+            check_count(windows.shape, self.filters, images.shape[0])
             check_windows(windows, images.shape[2:], self.window)
         windows = windows.to(images.device, torch.int64)
         if not self.image_gradient:

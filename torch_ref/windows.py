@@ -25,6 +25,21 @@ def check_fits(image_size, window) -> None:
         )
 
 
+def check_count(shape, filters: int, batch) -> None:
+    """ValueError if windows of this shape are not one for every filter, or for every filter of every image.
+
+    Args:
+        shape: of the windows.
+        filters, batch: F and B.
+    """
+    if len(shape) not in (2, 3) or tuple(shape[-2:]) != (filters, 2):
+        raise ValueError(
+            f"windows must have the shape ({filters}, 2) or (batch, {filters}, 2). Received: {tuple(shape)}"
+        )
+    if len(shape) == 3 and shape[0] != batch:
+        raise ValueError(f"windows of {shape[0]} images were given for {batch}. Received: {tuple(shape)}")
+
+
 def check_windows(windows, image_size, window) -> None:
     """ValueError if a window reaches beyond its image, where the numbers are at hand: what is compiled passes.
 
