@@ -86,9 +86,14 @@ class JAX(Host):
 def measure(function, device, repeat: int, clock=time.perf_counter) -> tuple[float, float]:
     """Seconds of the first call (tracing and compiling), and of one of the others.
 
-    Without a GPU that is the median of calls one by one. A GPU would wait for Python most of that time, which a
-    training step hides: so calls are queued while it is busy, and what they take is its own time, the median of five
-    times `repeat` calls.
+    Without a GPU that is the median of calls one by one. A GPU would wait for Python most of that time: so calls are
+    queued while it is busy, and what they take is its own time, the median of five times `repeat` calls.
+
+    Args:
+        function: takes nothing and returns what `device` can wait for.
+        device: a `Host`, `TensorFlow`, `Torch` or `JAX`.
+        repeat: how many calls.
+        clock: of the calls one by one.
     """
     start = clock()
     device.wait(function())

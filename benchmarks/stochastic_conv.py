@@ -32,6 +32,7 @@ from roofs import JAX, TensorFlow, Torch, has_gpu, measure, roofs
 FILTERS, OUTPUT, SIZE = 32, 112, 1024
 WINDOW = (OUTPUT - 1) * 2 + 3
 PACKAGES = ["keras_stoch", "torch_ref"]
+MODELS = ("b0", "b0-stem64", "stem-b0", "skip-b0", "split-b0")
 OWN_NORM = "b0, batch norm of Keras's own"
 
 
@@ -148,12 +149,7 @@ def torch_cases(batch: int, forms):
     for name, sharing, layer, x in layers:
         layer = layer.to(device)
         variants = [("torch eager", layer)]
-        if name in (
-            "gather",
-            "indexed",
-            "triton",
-            "standard stem",
-        ):  # the forms without Python numbers drawn from tensors
+        if name not in ("naive", "slices", "slices_copied"):  # these make Python numbers of drawn tensors
             torch._dynamo.reset()  # else the sixth layer counts as the eighth program of one
             variants.append(("torch.compile", torch.compile(layer)))
         for framework, run in variants:
@@ -168,9 +164,6 @@ def torch_cases(batch: int, forms):
                 return layer.weight.grad
 
             yield framework, name, sharing, forward, gradient, Torch()
-
-
-MODELS = ("b0", "b0-stem64", "stem-b0", "skip-b0", "split-b0")
 
 
 def training_steps(options, clock):
@@ -375,10 +368,8 @@ def main():
     if options.step or options.only_step:
         result["steps"] = steps = training_steps(options, clock)
         # Over the first, and over the standard stem that the paper compares the stochastic one with.
-        first, second = (
-            next(iter(steps)),
-            next(name for name in [*steps][1:] if name.endswith("-stem64") or options.jit),
-        )
+        first, *others = steps
+        second = next(name for name in others if name.endswith("-stem64") or options.jit)
         print(
             f"\n| training step, {'compiled by XLA, ' if options.jit else ''}batch {options.step_batch}, 224/1024 "
             f"| ms | over {first} | over {second} |\n|---|---:|---:|---:|"

@@ -24,7 +24,8 @@ class Progress:
         """Begins to count."""
         self.begin = time.monotonic()
         self.processes = min(processes, max(1, len(jobs)))
-        self.left, self.running = {job.title: job.seconds for job in jobs}, {}
+        # By the job itself: several may have one title.
+        self.left, self.running = {id(job): job.seconds for job in jobs}, {}
         self.total = sum(self.left.values())
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._tick, daemon=True)
@@ -32,12 +33,12 @@ class Progress:
 
     def begun(self, job) -> None:
         """A job has begun."""
-        self.running[job.title] = time.monotonic()
+        self.running[id(job)] = (job.title, time.monotonic())
 
     def done(self, job) -> None:
         """A job is through."""
-        self.left.pop(job.title, None)
-        self.running.pop(job.title, None)
+        self.left.pop(id(job), None)
+        self.running.pop(id(job), None)
 
     def stop(self) -> None:
         """Ends the line."""
@@ -65,14 +66,14 @@ class Progress:
         now = time.monotonic()
         gone = now - self.begin
         left = sum(self.left.values()) - sum(
-            _share(now - since, self.left.get(title, 0)) for title, since in list(self.running.items())
+            _share(now - since, self.left.get(job, 0)) for job, (_, since) in list(self.running.items())
         )
         done = max(self.total - left, 0.0)
         # By the seconds of the table at first; by the pace of this machine as soon as it is known.
         known = done / self.total if self.total else 1.0
         pace = gone * self.processes / done if done > 0 else 1.0
         expected = left / self.processes * ((1 - known) + known * pace)
-        now = ", ".join(self.running) or "the rest"
+        now = ", ".join(dict.fromkeys(title for title, _ in list(self.running.values()))) or "the rest"
         return f"{known:4.0%}  {_clock(gone)} gone, about {_clock(expected)} left; now: {now}"
 
     def _draw(self):

@@ -186,6 +186,9 @@ def test_triton_reads_nothing_beyond_the_image():
 def test_triton_is_refused_where_it_cannot_run(monkeypatch):
     with pytest.raises(ValueError, match="has no gradient for the image"):
         StochasticConv2d(3, 4, 3, 5, implementation="triton", image_gradient=True)
+    images = torch.zeros((1, 3, 20, 20), requires_grad=True)
+    with pytest.raises(ValueError, match="has no gradient for the image. Received: images with requires_grad"):
+        stochastic.triton(images, torch.zeros((4, 3, 3, 3)), torch.zeros((4, 2)), (1, 1), (5, 5))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     layer = StochasticConv2d(3, 4, 3, 5, implementation="triton")
     with pytest.raises(ValueError, match="needs images on a CUDA GPU. Received: cpu"):

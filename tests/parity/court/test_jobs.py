@@ -114,6 +114,21 @@ def test_the_line_of_progress_tells_share_and_time_left(monkeypatch):
     assert "\r" not in stream.getvalue()  # no terminal
 
 
+def test_jobs_of_one_title_count_each(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    progress = Progress(io.StringIO())
+    twins = [Job(numbers, title="runs", seconds=60) for _ in range(2)]
+    progress.start(twins, 1)
+    progress.begun(twins[0])
+    clock[0] += 60
+    progress.done(twins[0])
+    assert progress.line().startswith(" 50%  1:00 gone, about 1:00 left; now: the rest")
+    progress.begun(twins[1])
+    assert progress.line().endswith("now: runs")
+    progress.stop()
+
+
 def test_the_line_moves_while_a_job_takes_longer_than_was_thought(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
