@@ -191,7 +191,19 @@ def training_steps(options, clock):
             start = clock()
             step()
             times[name].append(clock() - start)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
+    times = {name: statistics.median(seconds) for name, seconds in times.items()}
+    busy = {name: seconds_busy(step) for name, step in steps.items() if name.startswith("torch_ref") and has_gpu()}
+    return times, busy
+
+
+def seconds_busy(step, repeat: int = 5) -> float:
+    """Seconds that the kernels of a step in torch take a GPU; it waits for Python in between."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(repeat):
+            step()
+    return sum(event.self_device_time_total for event in profiled.key_averages()) / 1e6 / repeat
 
 
 def _keras_steps(low, high, target, jit: bool) -> dict:
@@ -333,6 +345,15 @@ def shown(row) -> str:
     )
 
 
+def show_steps(title, steps, options):
+    """A table over the first, and over the standard stem that the paper compares the stochastic one with."""
+    first, *others = steps
+    second = next(name for name in others if name.endswith("-stem64") or options.jit)
+    print(f"\n| {title} | ms | over {first} | over {second} |\n|---|---:|---:|---:|")
+    for name, seconds in steps.items():
+        print(f"| {name} | {seconds * 1e3:.0f} | {seconds / steps[first]:.2f} | {seconds / steps[second]:.2f} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[8, 32])
@@ -355,10 +376,11 @@ def main():
     gigabytes, gigaflop = roof["bytes_per_s"] / 1e9, roof["flop_per_s"] / 1e9
     print(f"{machine()}: copies {gigabytes:.1f} GB/s (read and written), {gigaflop:.0f} GFLOP/s")
     print(f"milliseconds are {'the processor' if options.cpu_seconds else 'the clock'}'s\n")
-    names = ["framework", "form", "windows per", "batch", "first s", "MB"]
-    names += ["forward ms", "ratio", "roof", "+grad ms", "ratio", "roof"]
-    print(f"| {' | '.join(names)} |")
-    print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    if not options.only_step:
+        names = ["framework", "form", "windows per", "batch", "first s", "MB"]
+        names += ["forward ms", "ratio", "roof", "+grad ms", "ratio", "roof"]
+        print(f"| {' | '.join(names)} |")
+        print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for batch in [] if options.only_step else options.batch:
         sources = sources_of(batch, options, skipped)
         for row in rows_of(batch, sources, options, roof, clock, skipped):
@@ -366,16 +388,12 @@ def main():
             print(shown(row), flush=True)
     result = {"machine": machine(), "roofs": roof, "rows": rows, "skipped": skipped}
     if options.step or options.only_step:
-        result["steps"] = steps = training_steps(options, clock)
-        # Over the first, and over the standard stem that the paper compares the stochastic one with.
-        first, *others = steps
-        second = next(name for name in others if name.endswith("-stem64") or options.jit)
-        print(
-            f"\n| training step, {'compiled by XLA, ' if options.jit else ''}batch {options.step_batch}, 224/1024 "
-            f"| ms | over {first} | over {second} |\n|---|---:|---:|---:|"
-        )
-        for name, seconds in steps.items():
-            print(f"| {name} | {seconds * 1e3:.0f} | {seconds / steps[first]:.2f} | {seconds / steps[second]:.2f} |")
+        result["steps"], busy = training_steps(options, clock)
+        compiled = "compiled by XLA, " if options.jit else ""
+        show_steps(f"training step, {compiled}batch {options.step_batch}, 224/1024", result["steps"], options)
+        if busy:
+            result["steps_busy"] = busy
+            show_steps("its kernels on the GPU alone", busy, options)
     for line in skipped:
         print(f"left out: {line}")
     os.makedirs(os.path.dirname(os.path.abspath(options.out)), exist_ok=True)

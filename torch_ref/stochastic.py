@@ -135,14 +135,31 @@ def choose(images, kernel, image_gradient: bool) -> str:
     """
     if images.device.type != "cuda":
         return "slices"
-    if torch.compiler.is_compiling():
-        return "indexed"  # its compiler cannot look into the kernels in Triton
+    if _is_exported():
+        return "indexed"  # of torch's own operators alone
     small = math.prod(kernel.shape[1:]) <= TRITON_ENTRIES
-    return "triton" if small and not image_gradient and HAS_TRITON and _triton_runs(images.device) else "gather"
+    if small and not image_gradient and HAS_TRITON and _triton_runs(images.device):
+        return "triton"
+    return "indexed" if torch.compiler.is_compiling() else "gather"
+
+
+def _is_exported() -> bool:
+    """Whether torch.export is at work; before torch 2.7, which could not tell, whether it is without Dynamo."""
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
+
+
+def _triton_runs(device) -> bool:
+    return _try_triton(device)
+
+
+# torch.compile calls these two as they are, and takes what they say for a constant: the one cannot be traced, and to the
+# other some versions answer while they trace that they export. This is all that torch.compiler.assume_constant_result
+# does, once it has imported the whole compiler, which takes seconds.
+_is_exported._dynamo_marked_constant = _triton_runs._dynamo_marked_constant = True
 
 
 @functools.cache
-def _triton_runs(device) -> bool:
+def _try_triton(device) -> bool:
     """Whether the kernels in Triton compute on this device what `gather` does; if not, a warning says why.
 
     They need Triton 3.3 or newer, a GPU that it knows, and a C compiler, which it calls.
@@ -167,7 +184,7 @@ def _triton_runs(device) -> bool:
     warnings.warn(
         f"The stochastic convolution's kernels in Triton do not run on {device}: its form 'gather' is used, which "
         f"takes some 30 times as long. {reason}",
-        stacklevel=2,
+        stacklevel=3,
     )
     return False
 

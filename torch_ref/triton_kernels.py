@@ -9,9 +9,12 @@ neighbours (uint8, channels last) they are loaded four at a time, and shifted in
 
 # ruff: noqa: RUF005, SIM300 (the language of Triton kernels has no starred tuples)
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from torch_ref.windows import window_size
 
@@ -150,38 +153,64 @@ def _where(images, windows, kernel_size, stride, output_size):
     return (B, H, W, C, windows.stride(0) if windows.ndim == 3 else 0, *last), (words, large)
 
 
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(context, images, kernel, windows, stride, output_size):
-        (B, C), (F, _, K, L), (P, Q) = images.shape[:2], kernel.shape, output_size
-        windows = windows.to(torch.int32).contiguous()
-        context.save_for_backward(images, windows)
-        context.geometry = kernel.shape, kernel.dtype, stride, output_size
-        maps = torch.empty((B, F, P, Q), dtype=kernel.dtype, device=images.device)
-        where, how = _where(images, windows, (K, L), stride, output_size)
-        with torch.cuda.device_of(images):
-            _maps[triton.cdiv(P * Q, BLOCK), F, B](
-                images, kernel.contiguous(), windows, maps, *where, P, Q, K, L, C, *stride, *how,
-                _sum_type(kernel.dtype)[0], BLOCK, num_warps=WARPS,
-            )  # fmt: skip
-        return maps
+# As operators of torch, so that torch.compile calls them as they are, without a break in its graph.
+@torch.library.custom_op("torch_ref::stochastic_conv", mutates_args=())
+def _convolve(
+    images: Tensor, kernel: Tensor, windows: Tensor, stride: Sequence[int], output_size: Sequence[int]
+) -> Tensor:
+    (B, C), (F, _, K, L), (P, Q) = images.shape[:2], kernel.shape, output_size
+    windows = windows.to(torch.int32).contiguous()
+    maps = torch.empty((B, F, P, Q), dtype=kernel.dtype, device=images.device)
+    where, how = _where(images, windows, (K, L), stride, output_size)
+    with torch.cuda.device_of(images):
+        _maps[triton.cdiv(P * Q, BLOCK), F, B](
+            images, kernel.contiguous(), windows, maps, *where, P, Q, K, L, C, *stride, *how,
+            _sum_type(kernel.dtype)[0], BLOCK, num_warps=WARPS,
+        )  # fmt: skip
+    return maps
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(context, upstream):
-        images, windows = context.saved_tensors
-        (F, C, K, L), dtype, stride, (P, Q) = context.geometry
-        in_triton, in_torch = _sum_type(dtype)
-        sums = torch.empty((len(images), PARTS, F, K * L * C), dtype=in_torch, device=images.device)
-        part = triton.cdiv(triton.cdiv(P * Q, PARTS), GRADIENT_BLOCK) * GRADIENT_BLOCK
-        where, how = _where(images, windows, (K, L), stride, (P, Q))
-        with torch.cuda.device_of(images):
-            _kernel_gradient[PARTS, F, len(images)](
-                images, upstream.contiguous(), windows, sums, *where, P * Q, part, Q, K, L, C, *stride, *how,
-                in_triton, GRADIENT_BLOCK, num_warps=GRADIENT_WARPS,
-            )  # fmt: skip
-        gradient = sums.sum((0, 1)).reshape(F, K, L, C).permute(0, 3, 1, 2)
-        return None, gradient.to(dtype).contiguous(), None, None, None
+
+@torch.library.custom_op("torch_ref::stochastic_conv_kernel_gradient", mutates_args=())
+def _gradient(
+    images: Tensor, upstream: Tensor, windows: Tensor, kernel_size: Sequence[int], stride: Sequence[int]
+) -> Tensor:
+    (B, C), F, (P, Q), (K, L) = images.shape[:2], upstream.shape[1], upstream.shape[2:], kernel_size
+    windows = windows.to(torch.int32).contiguous()
+    in_triton, in_torch = _sum_type(upstream.dtype)
+    sums = torch.empty((B, PARTS, F, K * L * C), dtype=in_torch, device=images.device)
+    part = triton.cdiv(triton.cdiv(P * Q, PARTS), GRADIENT_BLOCK) * GRADIENT_BLOCK
+    where, how = _where(images, windows, (K, L), stride, (P, Q))
+    with torch.cuda.device_of(images):
+        _kernel_gradient[PARTS, F, B](
+            images, upstream.contiguous(), windows, sums, *where, P * Q, part, Q, K, L, C, *stride, *how,
+            in_triton, GRADIENT_BLOCK, num_warps=GRADIENT_WARPS,
+        )  # fmt: skip
+    gradient = sums.sum((0, 1)).reshape(F, K, L, C).permute(0, 3, 1, 2)
+    return gradient.to(upstream.dtype).contiguous()
+
+
+@_convolve.register_fake
+def _(images, kernel, windows, stride, output_size):
+    return kernel.new_empty((len(images), len(kernel), *output_size))
+
+
+@_gradient.register_fake
+def _(images, upstream, windows, kernel_size, stride):
+    return upstream.new_empty((upstream.shape[1], images.shape[1], *kernel_size))
+
+
+def _keep(ctx, inputs, output):
+    images, kernel, windows, stride, _ = inputs
+    ctx.save_for_backward(images, windows)
+    ctx.geometry = kernel.shape[2:], stride
+
+
+def _backward(ctx, upstream):
+    images, windows = ctx.saved_tensors
+    return None, _gradient(images, upstream, windows, *ctx.geometry), None, None, None
+
+
+_convolve.register_autograd(_backward, setup_context=_keep)
 
 
 def convolve(images, kernel, windows, stride, output_size):
@@ -201,4 +230,4 @@ def convolve(images, kernel, windows, stride, output_size):
             f"(B, C, H, W) of as many channels, at least {M}x{N} pixels, and as many as there are windows if each has "
             f"its own. Received: {tuple(images.shape)}"
         )
-    return _Convolution.apply(images, kernel, windows, tuple(stride), tuple(output_size))
+    return _convolve(images, kernel, windows, stride, output_size)

@@ -206,9 +206,49 @@ def test_auto_by_device(monkeypatch):
     assert stochastic.choose(OnGPU, kernel, True) == stochastic.choose(OnGPU, large, False) == "gather"
     monkeypatch.setattr(stochastic, "_triton_runs", lambda device: False)
     assert stochastic.choose(OnGPU, kernel, False) == "gather"
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert stochastic.choose(OnGPU, kernel, False) == "indexed"
     assert stochastic.choose(torch.zeros(1), kernel, False) == "slices"
+
+
+def test_auto_while_something_traces(monkeypatch):
+    """Under torch.compile the device is tried for once, not traced; what is exported has operators of torch's alone."""
+
+    class OnGPU:
+        device = torch.device("cuda")
+
+    tried, kernel = [], torch.zeros((2, 3, 3, 3))
+    monkeypatch.setattr(stochastic, "HAS_TRITON", True)
+    monkeypatch.setattr(stochastic, "_try_triton", lambda device: tried.append(device) or len(tried) == 1)
+
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return x + ("gather", "indexed", "triton").index(stochastic.choose(OnGPU, kernel, False))
+
+    for expected in (2, 1):  # where the kernels run, and where they do not
+        torch._dynamo.reset()
+        assert torch.compile(Model(), backend="eager", fullgraph=True)(torch.zeros(())) == expected
+    assert tried == [torch.device("cuda")] * 2
+    exported = torch.export.export(Model(), (torch.zeros(()),), strict=False)
+    assert exported.module()(torch.zeros(())) == 1
+    assert len(tried) == 2
+
+
+@needs_triton
+def test_triton_in_compiled_programs(rng):
+    """The kernels are operators of torch, with shapes, layouts and gradients that its compiler can rely on."""
+    from torch_ref import triton_kernels
+
+    images = torch.from_numpy(rng.integers(0, 256, (2, 20, 21, 3)).astype("uint8")).to(DEVICE).permute(0, 3, 1, 2)
+    layer = StochasticConv2d(3, 4, 3, 5, 2, implementation="triton", rescale=1 / 255).to(DEVICE)
+    windows, found = layer.draw_windows((20, 21), device=DEVICE), []
+    for run in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
+        layer.zero_grad()
+        maps = run(images, windows=windows)
+        maps.square().sum().backward()
+        found.append((maps.detach(), layer.weight.grad.clone()))
+    for eager, compiled in zip(*found, strict=True):
+        assert torch.equal(eager, compiled)
+    torch.library.opcheck(triton_kernels._convolve, (images, layer.weight, windows, (2, 2), (5, 5)))
+    torch.library.opcheck(triton_kernels._gradient, (images, found[0][0], windows, (3, 3), (2, 2)))
 
 
 def test_triton_that_does_not_run_is_told(monkeypatch):
@@ -222,10 +262,10 @@ def test_triton_that_does_not_run_is_told(monkeypatch):
         (lambda *args: stochastic.gather(*args) * 1.01, "other"),
     ):
         monkeypatch.setattr(stochastic, "triton", form)
-        stochastic._triton_runs.cache_clear()
+        stochastic._try_triton.cache_clear()
         with pytest.warns(UserWarning, match=f"'gather' is used.*{reason}"):
             assert not stochastic._triton_runs(torch.device("cpu"))
-    stochastic._triton_runs.cache_clear()
+    stochastic._try_triton.cache_clear()
 
 
 @pytest.mark.slow  # a C++ compiler runs
