@@ -77,11 +77,11 @@ def add_detail(
     high = keras.Input((*large, 3), name=HIGH_RES)
     graph = _Graph(low)
     features = _without_top(graph, graph.walk(backbone, low))
-    chain, first = _first_layers(graph, low)
+    first = _first(graph)
     stem = _stochastic(first, graph, window_sharing, implementation, seed)
-    branches = [features, graph.replay(features, chain, first, stem, low, high)]
+    branches = [features, graph.replay(features, first, stem, low, high)]
     graph.copy_weights()
-    _fold(stem, first, chain, low)
+    _fold(stem, first, graph.before, low)
     if len(features.shape) == 4:
         names = [graph.free(name) for name in ("avg_pool", "detail_avg_pool")]
         pooled = zip(names, branches, strict=True)
@@ -133,10 +133,12 @@ class _Graph:
     Attributes:
         calls: (layer of the model, its copy, arguments, keyword arguments, outputs) in order.
         sources: the call that a tensor comes from, by the tensor's id.
+        before, takers: the calls that make other pixels of the image, and those that take these for something else.
     """
 
     def __init__(self, start):
-        self.start, self.calls, self.sources, self.copies, self.used = start, [], {}, {}, set()
+        self.calls, self.sources, self.copies, self.used = [], {}, {}, set()
+        self.before, self.takers, self.pixels = [], [], {id(start)}
 
     def free(self, name: str) -> str:
         """A name that no layer has yet."""
@@ -181,17 +183,27 @@ class _Graph:
             if len(keras.tree.flatten(args)) != 1 or len(operation.outputs) != 1:
                 raise ValueError(f"{_told(operation)} is a model of several inputs or outputs inside of the backbone")
             return self.walk(operation, keras.tree.flatten(args)[0])
+        tensors = [t for t in keras.tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
+        of_pixels = [id(t) in self.pixels for t in tensors]
+        takes = any(of_pixels) and (isinstance(operation, keras.layers.Conv2D) or not all(of_pixels))
+        if any(of_pixels) and not takes and (why := _unfit(operation)):
+            raise ValueError(f"{_told(operation)} {BETWEEN} {why}: {ALLOWED}")
         made = self.copy(operation)
         outputs = made(*args, **kwargs)
-        self.calls.append((operation, made, args, kwargs, outputs))
-        self.sources |= {id(tensor): self.calls[-1] for tensor in keras.tree.flatten(outputs)}
+        self.calls.append(call := (operation, made, args, kwargs, outputs))
+        self.sources |= {id(tensor): call for tensor in keras.tree.flatten(outputs)}
+        if takes:
+            self.takers.append(call)
+        elif any(of_pixels):
+            self.before.append(call)
+            self.pixels |= {id(tensor) for tensor in keras.tree.flatten(outputs)}
         return outputs
 
     def giving(self, tensor):
         """The call that a tensor comes from; None for the image."""
         return self.sources.get(id(tensor))
 
-    def replay(self, features, chain, first, stem, low, high):
+    def replay(self, features, first, stem, low, high):
         """The features of a second copy of everything behind the first convolution, which `stem` takes the place of."""
         needed, left = set(), [features]
         while left:
@@ -201,7 +213,7 @@ class _Graph:
             needed.add(id(call))
             left += [t for t in keras.tree.flatten((call[2], call[3])) if isinstance(t, keras.KerasTensor)]
         known = {id(first[4]): stem(high)}
-        skipped = {id(first), *map(id, chain)}
+        skipped = {id(first), *map(id, self.before)}
         for call in self.calls:
             if id(call) in skipped or id(call) not in needed:
                 continue
@@ -247,31 +259,17 @@ def _without_top(graph, output):
     return output
 
 
-def _first_layers(graph, low):
-    """(the calls between the image and the first convolution, the call of that).
+def _first(graph):
+    """The call of the convolution that the image goes into.
 
     Raises:
-        ValueError: naming the layer that can not be there, and why.
+        ValueError: naming what else it goes into, or why a stochastic stem can not take its place.
     """
-    known, before, takers = {id(low)}, [], []
-    for call in graph.calls:
-        operation, _, args, kwargs, outputs = call
-        tensors = [t for t in keras.tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
-        of_image = [id(t) in known for t in tensors]
-        if not any(of_image):
-            continue
-        if isinstance(operation, keras.layers.Conv2D) or not all(of_image):
-            takers.append(call)
-        elif why := _unfit(operation):
-            raise ValueError(f"{_told(operation)} {BETWEEN} {why}: {ALLOWED}")
-        else:
-            before.append(call)
-            known |= {id(t) for t in keras.tree.flatten(outputs)}
-    if len(takers) != 1:
-        names = " and ".join(_told(call[0]) for call in takers) or "none"
+    if len(graph.takers) != 1:
+        names = " and ".join(_told(call[0]) for call in graph.takers) or "none"
         raise ValueError(f"The image must go into one convolution: {ALLOWED}. Received: {names}")
-    _check_convolution(takers[0][0])
-    return before, takers[0]
+    _check_convolution(graph.takers[0][0])
+    return graph.takers[0]
 
 
 def _check_convolution(operation):

@@ -86,7 +86,8 @@ class _Lines:
             self.told = now
             rate = (self.done - self.before) / (now - self.started)
             left = duration((self.total - self.done) / rate) if rate else "?"
-            tell(f"{self.title}: {self.done} of {self.total} {self.unit}s, {rate:.1f} a second, {left} left")
+            units = self.unit + ("es" if self.unit.endswith("ch") else "s")
+            tell(f"{self.title}: {self.done} of {self.total} {units}, {rate:.1f} a second, {left} left")
 
     def set_postfix(self, **_):
         """What a bar shows at its end; a log does without."""

@@ -24,7 +24,7 @@ import pandas as pd
 
 from keras_stoch.data.synthetic import write_lesions
 from keras_stoch.files import write_atomically
-from keras_stoch.progress import tell
+from keras_stoch.progress import duration, tell
 from keras_stoch.training.fit import fit
 from keras_stoch.training.recipe import is_int
 
@@ -152,9 +152,10 @@ def run(out="runs/baselines", settings: Baselines | None = None, progress=False)
     data = write_lesions(out / "lesions", settings.images, **common)
     test = write_lesions(out / "test", settings.test_images, seed=1, **common)
     # Run by run, so that an interrupted comparison has something of each.
-    for number in range(settings.runs):
-        for candidate in candidates(settings):
-            _train(candidate, data, out / candidate.name.replace(" ", "-"), number, settings, progress)
+    jobs = [(number, candidate) for number in range(settings.runs) for candidate in candidates(settings)]
+    for done, (number, candidate) in enumerate(jobs, 1):
+        after = (len(jobs) - done) * settings.seconds
+        _train(candidate, data, out / candidate.name.replace(" ", "-"), number, settings, after, progress)
     rows = []
     for candidate in candidates(settings):
         tell(f"{candidate.name}: milliseconds and test images", progress)
@@ -167,16 +168,23 @@ def run(out="runs/baselines", settings: Baselines | None = None, progress=False)
     return found
 
 
-def _train(candidate, data, out, number, settings, progress):
-    """One run, until its seconds are spent."""
+def _train(candidate, data, out, number, settings, after, progress):
+    """One run, until its seconds are spent; `after` it there are so many more of others."""
     import keras
 
     class Until(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             curves = pd.read_csv(out / f"run-{number}" / "curves.csv")  # those before an interruption too
-            mean = curves["seconds"].mean()
-            if curves["seconds"].sum() + mean / 2 > settings.seconds:
+            spent, mean = curves["seconds"].sum(), curves["seconds"].mean()
+            if spent + mean / 2 > settings.seconds:
                 self.model.stop_training = True
+            left = after if self.model.stop_training else after + settings.seconds - spent
+            tell(
+                f"{candidate.name}, run {number + 1} of {settings.runs}: epoch {epoch + 1}, AUC {logs['val_auc']:.4f} "
+                f"(best {curves['val_auc'].max():.4f}), {duration(spent)} of {duration(settings.seconds)}; "
+                f"{duration(left)} of training left",
+                progress,
+            )
 
     recipe = {"epochs": ENDLESS, "hold_epochs": ENDLESS, "batch_size": settings.batch_size, "augment": False}
     if candidate.crops:
@@ -190,7 +198,6 @@ def _train(candidate, data, out, number, settings, progress):
         runs=settings.runs,
         run=number,
         callbacks=[Until()],
-        progress=progress,
         **given,
         **recipe,
     )

@@ -116,23 +116,33 @@ KINDS = {
 QUICK = ("as_resnet", "as_keras_hub", "with_top", "shared")
 
 
-def built(kind, **options):
-    backbone = shake(KINDS[kind]())
-    options = {"high_res": LARGE, "seed": 3} | options
-    if kind == "as_keras_hub":
-        options |= {"low_res": SMALL}
-    return backbone, keras_stoch.add_detail(backbone, **options)
+def with_detail(kind, backbone):
+    options = {"low_res": SMALL} if kind == "as_keras_hub" else {}
+    return keras_stoch.add_detail(backbone, high_res=LARGE, seed=3, **options)
+
+
+def built(kind):
+    return with_detail(kind, shake(KINDS[kind]()))
 
 
 @pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
 def test_both_branches_are_the_backbone(kind):
     """Where the large image is the small one, padded as the backbone pads it, and there is one window alone."""
-    backbone, model = built(kind)
+    backbone = shake(KINDS[kind]())
     before = [w.copy() for w in backbone.get_weights()]
-    parts, given = AveragedPasses(model), inputs_of()
+    model = with_detail(kind, backbone)
     reference = backbone
     if kind == "with_top":
         reference = keras.Model(backbone.input, backbone.layers[-2].input)
+    check_branches(model, reference, lambda pixels: preprocessed(kind, pixels), inputs_of())
+    for one, other in zip(backbone.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not {id(w) for w in backbone.weights} & {id(w) for w in model.weights}
+
+
+def check_branches(model, reference, preprocess, given):
+    """AssertionError if a model's branches are not those of a backbone that is called `reference`."""
+    parts = AveragedPasses(model)
     expected = np.asarray(reference(np.float32(given["low_res"]), training=False))
     expected = expected.mean((1, 2)) if expected.ndim == 4 else expected
     found = np.asarray(parts.global_branch(given["low_res"], training=False))
@@ -143,9 +153,10 @@ def test_both_branches_are_the_backbone(kind):
     assert (stem.filters, stem.kernel_size, stem.strides) == (conv.filters, conv.kernel_size, conv.strides)
     assert stem.output_size == tuple(conv.output.shape[1:3])
     # The stem's maps are those of the convolution without padding over the window, preprocessed as the backbone does.
-    windows = np.random.default_rng(2).integers(0, LARGE - max(stem.window) + 1, (stem.filters, 2), dtype=np.int32)
+    spans = np.subtract(given["high_res"].shape[1:3], stem.window) + 1
+    windows = np.random.default_rng(2).integers(0, spans, (stem.filters, 2), dtype=np.int32)
     maps = np.asarray(stem(given["high_res"], windows=windows))
-    large = np.float32(preprocessed(kind, given["high_res"]))
+    large = np.float32(preprocess(given["high_res"]))
     kernel, *bias = conv.get_weights()
     for f, (top, left) in enumerate(windows):
         patch = large[:, top : top + stem.window[0], left : left + stem.window[1]]
@@ -158,9 +169,6 @@ def test_both_branches_are_the_backbone(kind):
     for name in twins:
         for one, other in zip(model.get_layer(name).weights, model.get_layer(f"detail_{name}").weights, strict=True):
             np.testing.assert_array_equal(one, other)
-    for one, other in zip(backbone.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert not {id(w) for w in backbone.weights} & {id(w) for w in model.weights}
 
 
 def preprocessed(kind, images):
@@ -180,7 +188,7 @@ def preprocessed(kind, images):
 
 @pytest.mark.parametrize("kind", [k if k == "as_keras_hub" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
 def test_it_is_saved_loaded_and_averaged_as_ours_are(kind, tmp_path):
-    _, model = built(kind)
+    model = built(kind)
     given = inputs_of()
     windows = np.zeros((model_stem(model).filters, 2), np.int32)
     once = np.asarray(model(given, windows=windows))
@@ -232,7 +240,7 @@ def test_a_run_of_it_is_evaluated_and_exported(lesions, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["as_convnext", "with_top"])
 def test_it_is_served(kind, tmp_path):
-    _, model = built(kind)
+    model = built(kind)
     head = model.get_layer("predictions")
     head.kernel.assign(head.kernel / np.abs(model(inputs_of())).max())  # logits of about 1, for windows to matter
     served = tf.saved_model.load(str(keras_stoch.export(model, tmp_path / "served"))).signatures
