@@ -49,6 +49,13 @@ def has(package: str, model: str) -> bool:
     return package != "official" or model in OFFICIAL
 
 
+def official_of(model: str) -> str:
+    """The official model whose width and depth a variant has."""
+    from keras_stoch.architectures import get_architecture as get
+
+    return next(n for n in OFFICIAL if (get(n).width, get(n).depth) == (get(model).width, get(model).depth))
+
+
 def pairs(model: str) -> list[tuple[str, str]]:
     """Of `PAIRS`, those whose packages have the model."""
     return [(reference, candidate) for reference, candidate in PAIRS if has(reference, model)]

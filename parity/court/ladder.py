@@ -87,15 +87,22 @@ def compare_lockstep(model: str, options: Options) -> Iterator[Row]:
         yield row
 
 
-def compare_fine_tuning(options: Options) -> Iterator[Row]:
-    """All packages fine-tune b0 side by side, each from the same file of official weights that it reads for itself."""
+def compare_fine_tuning(options: Options, model: str = "b0") -> Iterator[Row]:
+    """All packages fine-tune a model side by side, each from a file of official weights that it reads for itself.
+
+    Of a variant each branch begins with what of the official model has its shape.
+    """
     case = LOCKSTEP_CASES[options.full]
-    for reference, candidate in exhibits.pairs("b0"):
+    if MODELS[model][0].high_res is None:
+        case = case._replace(high_res=None)
+    length = lockstep.FINE_TUNING if model in lockstep.LENGTHS else lockstep.FEW_STEPS
+    arguments = () if model in exhibits.OFFICIAL else tuple(case.options.items())
+    for reference, candidate in exhibits.pairs(model):
         start = time.perf_counter()
-        common = ("b0", case.low_res, (), lockstep.FINE_TUNING, options.seed, options.images, "fine-tune")
+        common = (model, case.low_res, arguments, length, options.seed, options.images, "fine-tune")
         sides = [lockstep.track(package, *common) for package in (reference, candidate)]
-        size = f"{case.low_res}, fine-tune"
-        row = _row("b0", reference, candidate, "lockstep", "float64", size, lockstep_rung.check, *sides)
+        size = f"{case.low_res}, fine-tune" if case.high_res is None else f"{case}, fine-tune"
+        row = _row(model, reference, candidate, "lockstep", "float64", size, lockstep_rung.check, *sides)
         row.seconds = round(time.perf_counter() - start, 3)
         yield row
 

@@ -293,6 +293,7 @@ def follow(
     spoil=lambda trainer: None,
     through=lambda losses: False,
     file: Path | None = None,
+    complete: bool = True,
 ) -> Track:
     """Trains a model through a course from given weights.
 
@@ -303,8 +304,10 @@ def follow(
         spoil: breaks the trainer, for planted faults.
         through: see `train`.
         file: of official weights, that the package's own reader takes them from instead.
+        complete: whether the file has all weights; what it has not is then what is given.
     """
-    adapter.assign(arrays if file is None else {name: np.zeros_like(array) for name, array in arrays.items()})
+    replaced = file is not None and complete
+    adapter.assign({name: np.zeros_like(array) for name, array in arrays.items()} if replaced else arrays)
     if file is not None:
         _load(adapter, file)
     trainer = (KerasTrainer if adapter.framework == "keras" else TorchTrainer)(adapter, course)
@@ -329,12 +332,21 @@ def _load(adapter: Adapter, file: Path):
         load_official_weights(adapter.model, read_official_weights(file))
 
 
-def _write_official(model: str, low_res: int, arrays: dict, file: Path):
-    """What `keras.applications` saves of a model with these weights; of one that it has not, what it would save."""
-    package = "official" if exhibits.has("official", model) else "keras_stoch"
-    adapter = exhibits.shared(package, model, low_res, "float64")
+def _write_official(model: str, low_res: int, arrays: dict, seed: int, folder: str | None, file: Path) -> bool:
+    """What `keras.applications` saves of a model with these weights; of one that it has not, of its official one.
+
+    Returns:
+        Whether it is the model itself, all weights of which the file has.
+    """
+    if own := exhibits.has("official", model):
+        name = model
+    else:
+        name = exhibits.official_of(model)
+        _, arrays = start(name, low_res, (), FEW_STEPS, seed + 1, folder)
+    adapter = exhibits.shared("official", name, low_res, "float64")
     adapter.assign(arrays)
     adapter.model.save_weights(file)
+    return own
 
 
 @functools.lru_cache(maxsize=4)
@@ -384,5 +396,5 @@ def track(
         return follow(adapter, arrays, course)
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "official.weights.h5"
-        _write_official(model, low_res, arrays, file)
-        return follow(adapter, arrays, course, file=file)
+        complete = _write_official(model, low_res, arrays, seed, folder, file)
+        return follow(adapter, arrays, course, file=file, complete=complete)

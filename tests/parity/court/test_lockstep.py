@@ -6,6 +6,7 @@ import pytest
 from parity.court import cases, exhibits, ladder, lockstep, mutations, trials
 from parity.court.lockstep import Course, Track
 from parity.court.rungs import lockstep as check
+from parity.errors import relative_l2
 from tests import tiny
 
 
@@ -129,6 +130,32 @@ def test_packages_fine_tune_b0_from_one_file():
         assert row.value < 1e-10
         assert len(row.details["errors"]) == 10
         assert row.details["weights"][1] < 1e-7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["stem-b0", "split-b0"])
+def test_packages_fine_tune_a_variant_from_the_official_file(model):
+    """Each reads it into every branch, and freezes the first blocks of each; then thaws them."""
+    (row,) = ladder.compare_fine_tuning(cases.Options(models=(model,)), model)
+    assert (row.reference, row.candidate, row.check) == ("torch_ref", "keras_stoch", "lockstep")
+    assert row.passed
+    assert row.value < 1e-10
+    assert len(row.details["errors"]) == 4
+    assert row.details["weights"][1] < 1e-7
+    # Four small steps away from the file, in every branch; the ordinary course's weights are elsewhere.
+    case = cases.LOCKSTEP_CASES[False]
+    common = (64, tuple(case.options.items()), lockstep.FEW_STEPS, 0, None)
+    trained = lockstep.track("torch_ref", model, *common, "fine-tune").weights
+    _, ordinary = lockstep.start(model, *common, "fine-tune")
+    _, official = lockstep.start("b0", 64, (), lockstep.FEW_STEPS, 1, None)
+    seen = 0
+    for name in trained.keys() & ordinary.keys():
+        array = official.get(name.removeprefix("detail_"))
+        if name.endswith("/kernel") and array is not None and array.shape == trained[name].shape:
+            seen += 1
+            assert relative_l2(trained[name], array) < 0.01
+            assert relative_l2(ordinary[name], array) > 0.1
+    assert seen == {"stem-b0": 79, "split-b0": 162}[model]
 
 
 def test_a_course_shares_out_its_images():
