@@ -192,18 +192,23 @@ def training_steps(options, clock):
             step()
             times[name].append(clock() - start)
     times = {name: statistics.median(seconds) for name, seconds in times.items()}
-    busy = {name: seconds_busy(step) for name, step in steps.items() if name.startswith("torch_ref") and has_gpu()}
-    return times, busy
+    return times, seconds_busy({name: step for name, step in steps.items() if name.startswith("torch_ref")})
 
 
-def seconds_busy(step, repeat: int = 5) -> float:
-    """Seconds that the kernels of a step in torch take a GPU; it waits for Python in between."""
+def seconds_busy(steps: dict, repeat: int = 5) -> dict:
+    """Seconds that the kernels of a step in torch take a GPU, which waits for Python in between; none without a GPU."""
+    if not steps:
+        return {}
+    import torch
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        for _ in range(repeat):
-            step()
-    return sum(event.self_device_time_total for event in profiled.key_averages()) / 1e6 / repeat
+    busy = {}
+    for name, step in steps.items() if torch.cuda.is_available() else ():
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            for _ in range(repeat):
+                step()
+        busy[name] = sum(event.self_device_time_total for event in profiled.key_averages()) / 1e6 / repeat
+    return busy
 
 
 def _keras_steps(low, high, target, jit: bool) -> dict:
@@ -348,10 +353,12 @@ def shown(row) -> str:
 def show_steps(title, steps, options):
     """A table over the first, and over the standard stem that the paper compares the stochastic one with."""
     first, *others = steps
-    second = next(name for name in others if name.endswith("-stem64") or options.jit)
-    print(f"\n| {title} | ms | over {first} | over {second} |\n|---|---:|---:|---:|")
+    over = [first, *[name for name in others if name.endswith("-stem64") or options.jit][:1]]
+    print("\n| " + " | ".join([title, "ms", *(f"over {name}" for name in over)]) + " |")
+    print("|---|---:|" + "---:|" * len(over))
     for name, seconds in steps.items():
-        print(f"| {name} | {seconds * 1e3:.0f} | {seconds / steps[first]:.2f} | {seconds / steps[second]:.2f} |")
+        ratios = (f"{seconds / steps[other]:.2f}" for other in over)
+        print("| " + " | ".join([name, f"{seconds * 1e3:.0f}", *ratios]) + " |")
 
 
 def main():

@@ -86,7 +86,7 @@ class _Lines:
             self.told = now
             rate = (self.done - self.before) / (now - self.started)
             left = duration((self.total - self.done) / rate) if rate else "?"
-            units = self.unit + ("es" if self.unit.endswith("ch") else "s")
+            units = self.unit + ("es" if self.unit.endswith("tch") else "s")
             tell(f"{self.title}: {self.done} of {self.total} {units}, {rate:.1f} a second, {left} left")
 
     def set_postfix(self, **_):

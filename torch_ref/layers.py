@@ -130,7 +130,7 @@ class StochasticConv2d(nn.Module):
             )
         check_fits(images.shape[2:], self.window)
         if windows is None:
-            windows = self.draw_windows(images.shape[2:], len(images), images.device)
+            windows = self.draw_windows(images.shape[2:], images.shape[0], images.device)
         else:
             check_count(windows.shape, self.filters, images.shape[0])
             check_windows(windows, images.shape[2:], self.window)

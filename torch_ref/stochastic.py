@@ -144,7 +144,7 @@ def choose(images, kernel, image_gradient: bool) -> str:
 
 
 def _is_exported() -> bool:
-    """Whether torch.export is at work; before torch 2.7, which could not tell, whether it is without Dynamo."""
+    """Whether torch.export is at work; of versions before 2.7, which can not say, whether they trace without Dynamo."""
     return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
@@ -152,9 +152,9 @@ def _triton_runs(device) -> bool:
     return _try_triton(device)
 
 
-# torch.compile calls these two as they are, and takes what they say for a constant: the one cannot be traced, and to the
-# other some versions answer while they trace that they export. This is all that torch.compiler.assume_constant_result
-# does, once it has imported the whole compiler, which takes seconds.
+# torch.compile calls these two as they are, and takes what they say for a constant: `_triton_runs` can not be traced,
+# and to what `_is_exported` asks, some versions say yes whenever they trace. This is all that
+# torch.compiler.assume_constant_result does, once it has imported the whole compiler, which takes seconds.
 _is_exported._dynamo_marked_constant = _triton_runs._dynamo_marked_constant = True
 
 

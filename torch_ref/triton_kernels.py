@@ -9,7 +9,7 @@ neighbours (uint8, channels last) they are loaded four at a time, and shifted in
 
 # ruff: noqa: RUF005, SIM300 (the language of Triton kernels has no starred tuples)
 
-from collections.abc import Sequence
+from typing import Sequence  # noqa: UP035 (torch 2.5 knows no other in the types of an operator)
 
 import torch
 import triton
@@ -191,7 +191,7 @@ def _gradient(
 
 @_convolve.register_fake
 def _(images, kernel, windows, stride, output_size):
-    return kernel.new_empty((len(images), len(kernel), *output_size))
+    return kernel.new_empty((images.shape[0], kernel.shape[0], *output_size))
 
 
 @_gradient.register_fake

@@ -142,7 +142,7 @@ def run(out="runs/baselines", settings: Baselines | None = None, progress=False)
     Args:
         out: folder.
         settings: `Baselines`.
-        progress: show bars.
+        progress: tell of every run and epoch, and of the time left; show bars of what is drawn.
 
     Returns:
         The table, see `table`.
@@ -169,7 +169,7 @@ def run(out="runs/baselines", settings: Baselines | None = None, progress=False)
 
 
 def _train(candidate, data, out, number, settings, after, progress):
-    """One run, until its seconds are spent; `after` it there are so many more of others."""
+    """One run, until its seconds are spent; `after` are those of the runs behind it."""
     import keras
 
     class Until(keras.callbacks.Callback):
@@ -186,6 +186,7 @@ def _train(candidate, data, out, number, settings, after, progress):
                 progress,
             )
 
+    tell(f"{candidate.name}, run {number + 1} of {settings.runs}: in {out / f'run-{number}'}", progress)
     recipe = {"epochs": ENDLESS, "hold_epochs": ENDLESS, "batch_size": settings.batch_size, "augment": False}
     if candidate.crops:
         given = {"data": _crops(data, "train", candidate.side, settings, number)}

@@ -49,11 +49,12 @@ def has(package: str, model: str) -> bool:
     return package != "official" or model in OFFICIAL
 
 
-def official_of(model: str) -> str:
-    """The official model whose width and depth a variant has."""
+def official_of(model: str) -> str | None:
+    """The official model whose width and depth a variant has, if one has."""
     from keras_stoch.architectures import get_architecture as get
 
-    return next(n for n in OFFICIAL if (get(n).width, get(n).depth) == (get(model).width, get(model).depth))
+    size = get(model).width, get(model).depth
+    return next((name for name in OFFICIAL if (get(name).width, get(name).depth) == size), None)
 
 
 def pairs(model: str) -> list[tuple[str, str]]:

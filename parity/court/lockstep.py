@@ -333,20 +333,20 @@ def _load(adapter: Adapter, file: Path):
 
 
 def _write_official(model: str, low_res: int, arrays: dict, seed: int, folder: str | None, file: Path) -> bool:
-    """What `keras.applications` saves of a model with these weights; of one that it has not, of its official one.
+    """What `keras.applications` saves of a model with these weights, or of the official one that it is a variant of.
 
     Returns:
-        Whether it is the model itself, all weights of which the file has.
+        Whether all of the model's weights are in it.
     """
-    if own := exhibits.has("official", model):
-        name = model
-    else:
-        name = exhibits.official_of(model)
+    package, name = "official", model if exhibits.has("official", model) else exhibits.official_of(model)
+    if name is None:  # what it would save if it had the model
+        package, name = "keras_stoch", model
+    elif name != model:
         _, arrays = start(name, low_res, (), FEW_STEPS, seed + 1, folder)
-    adapter = exhibits.shared("official", name, low_res, "float64")
+    adapter = exhibits.shared(package, name, low_res, "float64")
     adapter.assign(arrays)
     adapter.model.save_weights(file)
-    return own
+    return name == model
 
 
 @functools.lru_cache(maxsize=4)

@@ -145,12 +145,17 @@ def test_what_is_measured_is_the_mean_over_crops_or_draws(crops, tiny, lesions, 
 
 @pytest.mark.slow
 @shallow()
-def test_all_of_it_on_a_few_lesions(tmp_path):
+def test_all_of_it_on_a_few_lesions(tmp_path, capsys):
     """Interrupted or not, what is there is not trained again; by models of a few blocks."""
     settings = Baselines(
         hours=1e-4, runs=1, images=40, test_images=20, sides=(), batch_size=16, crops=(1, 2), draws=(1, 2)
     )
-    found = run(tmp_path, settings).set_index("candidate")
+    found = run(tmp_path, settings, progress=True).set_index("candidate")
+    told = [line for line in capsys.readouterr().err.splitlines() if "of training left" in line]
+    names = [line.partition(",")[0] for line in told]
+    assert names == found.index.tolist()
+    assert all("run 1 of 1: epoch 1, AUC" in line for line in told)
+    assert told[-1].endswith("; 0.0 s of training left")
     assert found.index.tolist() == ["b0 at 32", "crops", "tiles", "split-b0"]
     rows = pd.read_csv(tmp_path / "results.csv")
     assert len(rows) == 1 + 2 + 1 + 2
