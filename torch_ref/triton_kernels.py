@@ -18,6 +18,12 @@ from torch import Tensor
 
 from torch_ref.windows import window_size
 
+if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):  # 3.1 reads other pixels, and says nothing
+    raise ImportError(
+        f"The stochastic convolution's kernels need triton 3.3 or newer, which comes with torch 2.7. Received: "
+        f'{triton.__version__}. Use implementation="gather"'
+    )
+
 # Positions of a map that a program takes at once, and its warps; programs that share a map. The fastest on an H100.
 BLOCK, WARPS = 256, 2
 GRADIENT_BLOCK, GRADIENT_WARPS, PARTS = 128, 4, 2
