@@ -60,6 +60,8 @@ class Options:
         batch: images per batch.
         steps: batches for the moving averages.
         full: train at the paper's size, for a GPU.
+        look: whether B0 trains in lockstep as briefly as the other models do, and is not fine-tuned, which takes as
+            long as all else of it.
     """
 
     models: tuple[str, ...] = ()
@@ -69,6 +71,7 @@ class Options:
     batch: int = 2
     steps: int = 3
     full: bool = False
+    look: bool = False
 
     def __post_init__(self):
         for what, known in (("models", MODELS), ("checks", CHECKS)):

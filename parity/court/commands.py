@@ -50,15 +50,20 @@ def run_ladder(arguments) -> int:
     from parity.court.progress import Progress
 
     given = {name: tuple(v) for name in ("models", "checks") if (v := getattr(arguments, name))}
-    options = Options(**given, images=arguments.images, seed=arguments.seed, full=arguments.full)
+    look = bool(given) and "checks" not in given
+    options = Options(**given, images=arguments.images, seed=arguments.seed, full=arguments.full, look=look)
     paths = options.paths()
     # One GPU is not shared by two processes.
     processes = _processes(arguments, 1 if arguments.full else None)
     faults = not arguments.no_mutations and not given
     start, progress = time.perf_counter(), Progress()
     terminal = report.Terminal(progress.write)
-    if not given.get("checks") and given:
-        progress.write("The rungs of these models; `make parity` has the optimizer, statistics and planted faults too.")
+    if look:
+        longer = "; B0 trains for 4 steps of 20, and is not fine-tuned (--checks lockstep has it)"
+        progress.write(
+            f"A look at the rungs of these models{longer if 'b0' in options.models else ''}. "
+            "`make parity` has the optimizer, statistics and planted faults too."
+        )
     findings = session.hold(
         options,
         [m.name for m in trials.chosen()] if faults else [],

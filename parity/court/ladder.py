@@ -77,7 +77,7 @@ def compare_lockstep(model: str, options: Options) -> Iterator[Row]:
     case = LOCKSTEP_CASES[options.full]
     if MODELS[model][0].high_res is None:
         case = case._replace(high_res=None)
-    length = lockstep.LENGTHS.get(model, lockstep.FEW_STEPS)
+    length = lockstep.FEW_STEPS if options.look else lockstep.LENGTHS.get(model, lockstep.FEW_STEPS)
     for reference, candidate in exhibits.pairs(model):
         start = time.perf_counter()
         common = (model, case.low_res, tuple(case.options.items()), length, options.seed, options.images)

@@ -77,8 +77,9 @@ def ladder_jobs(options: Options) -> list[Job]:
                     found.append(Job(ladder.compare_model, (model, case, options), title, seconds, title))
         if "lockstep" in checks:
             title = f"lockstep {model}"
-            found.append(Job(ladder.compare_lockstep, (model, options), f"{model} at 64", SECONDS[title], title))
-    if "lockstep" in checks and "b0" in options.models:
+            seconds = SECONDS["lockstep b0-stem64" if options.look and model == "b0" else title]
+            found.append(Job(ladder.compare_lockstep, (model, options), f"{model} at 64", seconds, title))
+    if "lockstep" in checks and "b0" in options.models and not options.look:
         title = "lockstep fine-tune"
         found.append(Job(ladder.compare_fine_tuning, (options,), "b0 at 64", SECONDS[title], title))
     if "optimizer" in checks:

@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
+import types
 
-from parity.court import cases, mutations, session, trials
+from parity.court import cases, ladder, lockstep, mutations, session, trials
 from parity.court.jobs import Job
 
 
@@ -39,6 +40,22 @@ def test_every_rung_model_fault_and_port_is_somebodys_work():
     tried = [name for job in work if job.function is trials.try_mutations for name in job.arguments[0]]
     assert sorted([*tried, *mutations.RUNS]) == sorted(m.name for m in mutations.MUTATIONS)
     assert all(job.seconds > 0 for job in work)
+
+
+def test_a_look_is_short_and_asking_for_lockstep_is_not(monkeypatch):
+    asked = {}
+    for look in (True, False):
+        options = cases.Options(models=("b0", "stem-b0"), look=look)
+        jobs = {job.title: job.seconds for job in session.ladder_jobs(options)}
+        assert {"lockstep b0", "lockstep stem-b0", "b0 at 96"} <= set(jobs)
+        assert ("lockstep fine-tune" in jobs) is not look
+        lengths = []
+        monkeypatch.setattr(lockstep, "track", lambda package, *common: lengths.append(common[3]) or package)
+        monkeypatch.setattr(ladder, "_row", lambda *told: types.SimpleNamespace(size=told[5]))
+        for model in options.models:
+            list(ladder.compare_lockstep(model, options))
+        asked[look] = {length.epochs * length.batches for length in lengths}
+    assert asked == {True: {4}, False: {4, 20}}
 
 
 def test_what_is_built_once_goes_to_one_process():
