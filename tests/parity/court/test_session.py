@@ -43,18 +43,18 @@ def test_every_rung_model_fault_and_port_is_somebodys_work():
 
 
 def test_a_look_is_short_and_asking_for_lockstep_is_not(monkeypatch):
-    asked = {}
+    asked, lengths = {}, []
+    monkeypatch.setattr(lockstep, "track", lambda package, *common: lengths.append(common[3]) or package)
+    monkeypatch.setattr(ladder, "_row", lambda *told: types.SimpleNamespace(size=told[5]))
     for look in (True, False):
         options = cases.Options(models=("b0", "stem-b0"), look=look)
         jobs = {job.title: job.seconds for job in session.ladder_jobs(options)}
         assert {"lockstep b0", "lockstep stem-b0", "b0 at 96"} <= set(jobs)
         assert ("lockstep fine-tune" in jobs) is not look
-        lengths = []
-        monkeypatch.setattr(lockstep, "track", lambda package, *common: lengths.append(common[3]) or package)
-        monkeypatch.setattr(ladder, "_row", lambda *told: types.SimpleNamespace(size=told[5]))
         for model in options.models:
             list(ladder.compare_lockstep(model, options))
         asked[look] = {length.epochs * length.batches for length in lengths}
+        lengths.clear()
     assert asked == {True: {4}, False: {4, 20}}
 
 
