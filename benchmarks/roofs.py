@@ -52,6 +52,15 @@ class Torch(Host):
         torch.cuda.synchronize()
         return start.elapsed_time(end) / 1e3 / calls
 
+    def busy(self, function, repeat: int = 5) -> float:
+        """Seconds that the kernels of a function take a GPU, which waits for Python in between."""
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            for _ in range(repeat):
+                function()
+        return sum(event.self_device_time_total for event in profiled.key_averages()) / 1e6 / repeat
+
 
 class JAX(Host):
     """A GPU, or none."""

@@ -192,23 +192,10 @@ def training_steps(options, clock):
             step()
             times[name].append(clock() - start)
     times = {name: statistics.median(seconds) for name, seconds in times.items()}
-    return times, seconds_busy({name: step for name, step in steps.items() if name.startswith("torch_ref")})
-
-
-def seconds_busy(steps: dict, repeat: int = 5) -> dict:
-    """Seconds that the kernels of a step in torch take a GPU, which waits for Python in between; none without a GPU."""
-    if not steps:
-        return {}
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
     busy = {}
-    for name, step in steps.items() if torch.cuda.is_available() else ():
-        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-            for _ in range(repeat):
-                step()
-        busy[name] = sum(event.self_device_time_total for event in profiled.key_averages()) / 1e6 / repeat
-    return busy
+    if any(name.startswith("torch_ref") for name in steps) and Torch().queued:
+        busy = {name: Torch().busy(step) for name, step in steps.items() if name.startswith("torch_ref")}
+    return times, busy
 
 
 def _keras_steps(low, high, target, jit: bool) -> dict:

@@ -95,6 +95,7 @@ def imagenet(tmp_path_factory):
     return folder, model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [

@@ -75,6 +75,7 @@ def test_wrong_data_arguments_exit_with_2(arguments, message, capsys, tmp_path, 
     assert not list(tmp_path.iterdir())  # nothing was begun
 
 
+@pytest.mark.slow
 def test_export_of_a_model_file(tmp_path, capsys):
     from tests.keras_stoch.small import build
 
@@ -84,6 +85,7 @@ def test_export_of_a_model_file(tmp_path, capsys):
     assert str(tmp_path / "copy.keras") in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_evaluate_writes_what_it_says(tiny, stem_run, lesions, tmp_path, capsys):
     import json
 
@@ -109,6 +111,7 @@ def test_evaluate_writes_what_it_says(tiny, stem_run, lesions, tmp_path, capsys)
         assert figure.width > 300
 
 
+@pytest.mark.slow
 def test_predict_takes_every_photograph_and_tells_the_broken(tiny, stem_run, tmp_path, capsys):
     import io
 
@@ -134,6 +137,7 @@ def test_predict_takes_every_photograph_and_tells_the_broken(tiny, stem_run, tmp
     assert (table["spread"].dropna() == 0).all()  # and one does not
 
 
+@pytest.mark.slow
 def test_a_damaged_prepared_image_is_named(tiny, stem_run, lesions, tmp_path, capsys):
     import shutil
 

@@ -113,7 +113,7 @@ KINDS = {
 
 
 # The others are one of these in all that `add_detail` looks at, by layers of other names.
-QUICK = ("as_resnet", "as_keras_hub", "with_top", "shared")
+QUICK = ("with_top", "shared")
 
 
 def with_detail(kind, backbone):
@@ -186,6 +186,7 @@ def preprocessed(kind, images):
     }[kind]()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [k if k == "as_keras_hub" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
 def test_it_is_saved_loaded_and_averaged_as_ours_are(kind, tmp_path):
     model = built(kind)

@@ -97,6 +97,7 @@ def test_both_branches_are_the_backbone(name, tmp_path):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNFIT)
 def test_what_stands_before_the_first_convolution_is_named(name):
     kind, arguments, message = UNFIT[name]

@@ -73,6 +73,7 @@ def test_save_and_load(tiny, tmp_path, images):
 
 
 # NumPy is the backend that is imported fastest, and what is imported first does not depend on it.
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["numpy", pytest.param("tensorflow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("imports", ["import keras, keras_stoch", "import keras_stoch, keras"])
 def test_a_fresh_process_loads_a_saved_model(tiny, tmp_path, imports, backend):
@@ -89,6 +90,7 @@ def test_uint8_and_float_pixels_give_the_same(tiny, images):
     np.testing.assert_array_equal(model(images.astype("uint8")), model(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(tiny, policy, images):
     keras.utils.set_random_seed(0)  # how far half precision errs depends on the weights

@@ -25,6 +25,7 @@ def step(layer, images, jit=False):
     return [np.float64(tf.cast(x, "float64")) for x in tf.function(run, jit_compile=jit)(tf.constant(images))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("policy", TOLERANCE)
 @pytest.mark.parametrize("size", [(2, 3, 5, 7), (3, 1, 1, 4)])

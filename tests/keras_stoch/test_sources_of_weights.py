@@ -122,6 +122,7 @@ def nested(headless, tmp_path_factory):
     return {"model": model, "deep": deep} | {path.name: path for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @PACKAGES
 @pytest.mark.parametrize("source", ["model", "deep", "whole.keras", "whole.h5", "bare.weights.h5"])
 def test_an_efficientnet_inside_of_another_model_is_found(package, source, nested, headless, images, caplog):

@@ -90,6 +90,7 @@ def test_gradients_agree_with_finite_differences(form, sharing, rng):
         assert float(gradient[place]) == pytest.approx(numeric, rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", [(17, 4), (34, 3)])  # a row at a time, and two
 def test_the_gradient_of_maps_with_many_rows(output, rng):
     size = np.add(window_size(output, (3, 2), (2, 3)), (3, 4))
@@ -121,6 +122,7 @@ def test_second_derivatives_are_those_of_slices(sharing, rng):
     np.testing.assert_allclose(found[1], found[0], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_normalisation_folds_exactly(rng):
     images = rng.integers(0, 256, (2, 20, 20, 3)).astype("uint8")
     windows = rng.integers(0, 8, (4, 2))
@@ -179,6 +181,7 @@ def test_replicas_draw_differently(mirrored):
     assert not np.array_equal(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "jit"), [("auto", False), ("auto", True), ("indexed", True)])
 @pytest.mark.parametrize("sharing", ["batch", "image"])
 def test_under_tf_function(form, jit, sharing, rng):
@@ -274,6 +277,7 @@ def test_a_compiled_step_is_compiled_once_for_all_draws(tmp_path):
         assert last == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", ["batch", "image"])
 @pytest.mark.parametrize("form", ["auto", *FORMS])
 def test_unknown_batch_size(form, sharing, rng):
@@ -284,6 +288,7 @@ def test_unknown_batch_size(form, sharing, rng):
     assert model.predict(rng.normal(size=(5, 12, 12, 3)), batch_size=2, verbose=0).shape == (5, 4, 4, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_image", [False, True])
 @pytest.mark.parametrize("form", ["auto", *FORMS])
 def test_the_gradient_where_shapes_are_unknown(form, per_image, rng):
@@ -302,6 +307,7 @@ def test_the_gradient_where_shapes_are_unknown(form, per_image, rng):
     np.testing.assert_allclose(unknown(images), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("form", FORMS)
 def test_mixed_precision(policy, form, rng):

@@ -33,6 +33,7 @@ def shaken(name, **kwargs):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "place", "shape"),
     [
@@ -133,6 +134,7 @@ def test_windows_are_shared_as_asked(tiny, sharing, rng):
         assert (len(np.unique(found.round(6))) == 1) == (sharing == "batch")
 
 
+@pytest.mark.slow
 def test_drop_masks_reach_both_branches(tiny, rng):
     x, windows = inputs(rng), rng.integers(0, 90, (8, 2))
     keep = {name: np.ones((2, 1, 1, 1), "float32") for name in ("block2a_drop", "detail_block2a_drop")}
@@ -153,6 +155,7 @@ def test_drop_masks_reach_both_branches(tiny, rng):
             assert dropped.max() > 1e-4, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-stem", "tiny-skip", "tiny-split"])
 @pytest.mark.parametrize("sharing", ["batch", "image"])
 def test_averaged_passes_are_whole_passes(tiny, name, sharing, rng):
@@ -164,6 +167,7 @@ def test_averaged_passes_are_whole_passes(tiny, name, sharing, rng):
     np.testing.assert_allclose(AveragedPasses(model)(x, 3, windows=windows), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_predict_averages_probabilities_over_draws(tiny, rng):
     x = inputs(rng, batch=5)
     a = keras_stoch.predict(shaken("tiny-split", seed=3), x, passes=4, batch_size=2)
@@ -179,6 +183,7 @@ def test_predict_averages_probabilities_over_draws(tiny, rng):
         keras_stoch.predict(single, x["low_res"], passes=2)
 
 
+@pytest.mark.slow
 def test_save_load_fit_and_predict(tiny, tmp_path, rng):
     model = shaken("tiny-stem", window_sharing="image")
     x = inputs(rng, batch=4)

@@ -149,6 +149,7 @@ def test_a_run_that_stopped_goes_on_to_what_one_here_comes_to(folder, address, t
         assert np.array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_a_run_at_an_address_from_shards(address, tiny, traced_once, capfd):
     """By the command line: trained, loaded, calibrated, not mixed with another."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in FIT.items()]

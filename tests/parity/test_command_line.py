@@ -132,6 +132,7 @@ def test_compare_a_strangers_port(tmp_path, monkeypatch, capsys):
     assert "--input takes positive whole numbers" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_writes_what_is_done(small, tmp_path, capsys, monkeypatch):
     from parity.court import ladder
 

@@ -90,6 +90,7 @@ def told(first, second, pictures):
     return report, [difference.what for difference in report.differences]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fill", "centre", "words"),
     [
@@ -132,6 +133,7 @@ def test_tensorflows_letterbox_is_known(pictures):
     assert max(recipe.residual for recipe in report.recipes) < 0.7
 
 
+@pytest.mark.slow
 def test_grey_pictures(pictures):
     def grey(path):
         return np.float32(opened(path).convert("L").resize((64, 64), BILINEAR))
@@ -143,6 +145,7 @@ def test_grey_pictures(pictures):
     assert 'image.convert("L")' in str(report)
 
 
+@pytest.mark.slow
 def test_a_letterbox_beside_other_differences(pictures):
     def other(path):
         return letterbox(114, whole=int)(path)[..., ::-1].transpose(2, 0, 1) / 255
@@ -154,6 +157,7 @@ def test_a_letterbox_beside_other_differences(pictures):
     assert "ImageNet's mean colour" in str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
@@ -171,6 +175,7 @@ def test_crops_of_numbers_of_their_own(pictures, first, second, words):
     assert not told(second, first, pictures)[0].passed
 
 
+@pytest.mark.slow
 def test_numbers_of_normalisation_are_named(pictures):
     mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
 

@@ -67,6 +67,7 @@ def test_a_shelf_gives_back_what_was_put_there(in_memory, monkeypatch, own_folde
     assert not list(own_folder.iterdir())
 
 
+@pytest.mark.slow
 def test_views_stay_when_more_is_put_there(monkeypatch):
     monkeypatch.setattr(shelf, "IN_MEMORY", 0)
     held = shelf.Shelf([("a", random(100))])
@@ -132,6 +133,7 @@ def all_in_files(monkeypatch, own_folder):
     return own_folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("float64", [False, True])
 def test_all_is_found_with_every_array_in_a_file(all_in_files, shared, float64):
@@ -172,6 +174,7 @@ def test_a_comparison_of_a_model_with_itself_keeps_it(all_in_files):
     assert_as_before(before, state(original, port))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("order", "fault"), [("torch first", None), ("Keras first", "weights")])
 def test_the_arrays_of_a_comparison_are_at_most_those_of_two_models_beside_the_copies(monkeypatch, order, fault):
     """What NumPy holds; the frameworks hold two copies and one side's gradients more."""

@@ -92,6 +92,7 @@ def test_cures_say_how(pictures):
     assert "[::-1]" not in told
 
 
+@pytest.mark.slow
 def test_what_no_step_explains_is_not_explained(pictures):
     def blurred(path):
         x = pipeline()(path)
@@ -141,6 +142,7 @@ def second(path):
 """
 
 
+@pytest.mark.slow
 def test_the_command_line(pictures, tmp_path, monkeypatch, capsys):
     (tmp_path / "their_steps.py").write_text(STEPS)
     monkeypatch.chdir(tmp_path)

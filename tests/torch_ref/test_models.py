@@ -96,6 +96,7 @@ def test_tables_of_both_packages_agree():
         assert [tuple(block) for block in theirs.blocks] == [tuple(vars(block).values()) for block in ours.blocks]
 
 
+@pytest.mark.slow
 def test_packages_do_not_import_each_other():
     import os
     import subprocess

@@ -60,6 +60,7 @@ def of_tiny(tmp_path_factory):
         return answers_alone(TINY, tmp_path_factory.mktemp("alone"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*TINY, pytest.param(("stem-b0", "image"), marks=pytest.mark.slow)], ids="-".join)
 def test_same_probability_with_torch_alone(case, of_tiny, tmp_path):
     answers = of_tiny if case in TINY else answers_alone([case], tmp_path)

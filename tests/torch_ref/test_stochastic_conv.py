@@ -41,6 +41,7 @@ def test_every_form_is_the_definition(case, form, sharing, rng):
     np.testing.assert_allclose(actual.permute(0, 2, 3, 1).cpu(), expected, rtol=1e-12, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ON_ANY_DEVICE)
 def test_gradients(form, rng):
     layer = StochasticConv2d(2, 3, 3, 3, 2, implementation=form, image_gradient=True, rescale=0.5, normalize=True)

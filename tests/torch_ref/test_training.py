@@ -266,6 +266,7 @@ def test_two_processes_under_torchrun(lesions, tmp_path):
     assert first == second
 
 
+@pytest.mark.slow
 def test_batch_norm_of_two_processes_is_that_of_one(tmp_path):
     (tmp_path / "program.py").write_text(BATCH_NORM)
     torchrun(tmp_path / "program.py")

@@ -75,6 +75,7 @@ def disturbed(out, whole, lines):
     (out / "journal.jsonl").write_bytes(lines)
 
 
+@pytest.mark.slow
 @settings(FEW, max_examples=30)
 @given(data=st.data())
 def test_a_torn_noisy_shuffled_journal_gives_the_same_folder(tmp_path, raw, whole, data):

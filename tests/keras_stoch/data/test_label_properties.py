@@ -30,6 +30,7 @@ def written(folder, rows, *, name="labels.csv", encoding="utf-8", end="\n", deli
     return path
 
 
+@pytest.mark.slow
 @FEW
 @given(
     labels=st.dictionaries(NAMES, st.booleans(), min_size=1, max_size=20),
@@ -51,6 +52,7 @@ def test_a_plain_table_is_read_as_it_was_written(
     assert dict(zip(table["image"], table["target"].astype(bool), strict=True)) == labels
 
 
+@pytest.mark.slow
 @FEW
 @given(
     diagnoses=st.dictionaries(NAMES, st.sampled_from(COLUMNS_2018), min_size=1, max_size=20),
@@ -87,6 +89,7 @@ def test_one_wrong_row_is_refused_with_its_line(tmp_path, labels, data):
         read_labels(written(tmp_path, rows))
 
 
+@pytest.mark.slow
 @FEW
 @given(
     years=st.lists(

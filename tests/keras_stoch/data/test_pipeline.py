@@ -57,6 +57,7 @@ def test_low_res_alone_decodes_at_reduced_scale(folder):
     assert np.abs(np.int32(images) - np.int32(inputs["low_res"])).mean() < 2  # two antialiasing filters
 
 
+@pytest.mark.slow
 def test_order_and_augmentation_are_functions_of_seed_and_epoch(folder):
     def make(seed=0):
         return Pipeline(folder, batch_size=8, low_res=32, high_res=64, augment=True, shuffle=True, seed=seed)
@@ -78,6 +79,7 @@ def test_workers_get_the_parts_of_one_batch(folder):
     assert same(one, joined)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["files", "shards"])
 def test_remainders(tmp_path_factory, source):
     folder = shard_folder(tmp_path_factory)
@@ -105,6 +107,7 @@ def shard_folder(tmp_path_factory):
     return _SHARDS[0]
 
 
+@pytest.mark.slow
 def test_shards_give_the_same_augmented_images(tmp_path_factory):
     folder = shard_folder(tmp_path_factory)
     options = {"batch_size": 12, "low_res": 32, "high_res": 64, "augment": True, "shuffle": True}

@@ -59,6 +59,7 @@ def same(first, second):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("remainder", "start"), [("drop", 0), ("pad", 3)])
 def test_the_batches_are_those_of_one_worker(folder, remainder, start):
     one = epoch(folder, start=start, remainder=remainder)
@@ -111,6 +112,7 @@ def test_images_are_shuffled_within_blocks(tmp_path, monkeypatch):
     assert same(joined(parts), one)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IO.exists(), reason="counts bytes in /proc/self/io")
 def test_a_worker_reads_its_own_shards_alone(tmp_path):
     folder = write_folder(tmp_path / "prepared", 37, 8, size=200)

@@ -167,6 +167,7 @@ def test_endings_of_jpeg(tmp_path):
     assert record["counts"]["kept"] == 5
 
 
+@pytest.mark.slow
 def test_what_is_passed_over_is_told_by_all(tiny, stem_run, tmp_path, raw, labels, capsys):
     for name in ("._p1.png", "notes.txt", "p9.heic", "q.HEIC", "README"):
         (raw / name).write_bytes(b"x")

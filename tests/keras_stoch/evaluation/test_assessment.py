@@ -65,6 +65,7 @@ def test_calibrated_here_and_applied_there(tiny, run, lesions, other, tmp_path, 
     assert change["low"] <= change["change"] <= change["high"]
 
 
+@pytest.mark.slow
 def test_paired_where_images_are_the_same(tiny, run, lesions, tmp_path):
     """The same lesions in another folder: all are paired, and nothing changes but what draws change."""
     keras_stoch.evaluate(run, lesions, calibrate="validation", bootstraps=50)
@@ -74,6 +75,7 @@ def test_paired_where_images_are_the_same(tiny, run, lesions, tmp_path):
     assert abs(found.change.loc["log_loss", "change"]) < 0.1
 
 
+@pytest.mark.slow
 def test_what_was_chosen_for_other_weights_is_not_applied(tiny, run, lesions, capsys):
     keras_stoch.evaluate(run, lesions, calibrate="validation", bootstraps=20)
     shutil.copy(run / "last.weights.h5", run / "best.weights.h5")
@@ -129,6 +131,7 @@ def test_options_are_refused_by_their_names_on_the_command_line(capsys):
     assert "compare takes two runs or more" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compare_from_the_command_line(tiny, run, stem_run, plain_run, lesions, tmp_path, capsys):
     arguments = ["compare", str(plain_run), str(run), str(stem_run), "--data", str(lesions), "--passes", "2"]
     assert main([*arguments, "--out", str(tmp_path / "new" / "compared.json")]) == 0

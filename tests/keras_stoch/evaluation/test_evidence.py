@@ -95,6 +95,7 @@ def test_a_cell_that_no_window_reaches_has_no_effect(rng):
     assert np.isfinite(found.p)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-stem", "tiny-split"])
 def test_logits_are_those_of_the_model(tiny, name, rng):
     """Draw by draw, whatever the batch; the windows are those that the map is made of."""
@@ -135,6 +136,7 @@ def test_wrong_arguments(tiny):
             keras_stoch.evidence(*arguments, **options)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tiny, stem_run, plain_run, tmp_path, capsys):
     photograph = tmp_path / "photo.jpg"
     Image.fromarray(draw_lesion(1, 0, 128)).save(photograph)

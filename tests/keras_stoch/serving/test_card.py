@@ -96,6 +96,7 @@ def chosen():
     return Calibration(**facts | {"temperature": 2.5, "threshold_logit": -0.3})
 
 
+@pytest.mark.slow
 def test_draws_are_averaged_before_they_are_calibrated(model, given, chosen):
     served = Served(model, calibration=chosen)
     served.decode = lambda images: {name: tf.constant(given[name]) for name in ("low_res", "high_res")}
@@ -137,6 +138,7 @@ def test_what_is_decided_otherwise_is_no_export(chosen, tmp_path):
             try_out(format, path, Served(model))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
 @pytest.mark.parametrize("format", ["onnx", pytest.param("litert", marks=pytest.mark.slow)])
 def test_other_runtimes_calibrate_and_decide(tiny, calibrated, hospital, tmp_path, format):

@@ -69,10 +69,12 @@ def alone(exported, given, tmp_path_factory):
     return [json.loads(answers) for answers in found.values()]
 
 
+@pytest.mark.slow
 def test_same_probability_for_same_windows_without_keras(alone, model, given):
     np.testing.assert_allclose(alone[0]["windows"], expected(model, given), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_draws_differ_from_call_to_call_and_from_start_to_start(alone):
     one, other = alone
     assert one["first"] != one["second"]
@@ -80,6 +82,7 @@ def test_draws_differ_from_call_to_call_and_from_start_to_start(alone):
     assert one["bytes"] != other["bytes"]
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_answers_whatever_the_batch(alone):
     one, other = alone
     assert one["seed 7"] == other["seed 7"]
@@ -87,11 +90,13 @@ def test_equal_seeds_give_equal_answers_whatever_the_batch(alone):
     assert one["seed 7"] != one["seed 8"]
 
 
+@pytest.mark.slow
 def test_nothing_asks_for_xla(exported):
     """Servers on CPUs are built or started without it."""
     assert b"_XlaMustCompile" not in (exported / "saved_model.pb").read_bytes()
 
 
+@pytest.mark.slow
 def test_averaging(served, model):
     images = tf.constant([encode(picture(80, 90, seed)) for seed in range(2)])
     one = served["serve_averaged"](images=images, n=tf.constant(1))
@@ -111,6 +116,7 @@ def test_averaging(served, model):
         served["serve_averaged"](images=images, n=tf.constant(0))
 
 
+@pytest.mark.slow
 def test_image_signature_derives_the_small_image(served, model):
     images = np.stack([picture(64, 64, seed) for seed in range(2)] * 100)  # every one with its own draw
     draws = served["serve_image"](images=tf.constant(images))["probability"].numpy().reshape(100, 2)
@@ -120,11 +126,13 @@ def test_image_signature_derives_the_small_image(served, model):
     assert (np.abs(np.mean(draws, 0) - np.mean(ours, 0)) < error + 1e-6).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 5])
 def test_any_batch(served, count):
     assert served["serve_bytes"](images=tf.constant([encode(picture(40, 40))] * count))["probability"].shape == (count,)
 
 
+@pytest.mark.slow
 def test_what_is_no_image_fails_alone(served):
     good = encode(picture(40, 40))
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[images\] \[1\] \[is no photograph"):

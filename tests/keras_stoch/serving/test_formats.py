@@ -48,6 +48,7 @@ def test_a_model_by_name_as_saved_model(tiny, tmp_path):
     np.testing.assert_allclose(served["serve_windows"](**feed)["probability"].numpy(), probabilities, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", cases(NAMES, "split-b0"))
 def test_models_by_name_as_onnx(tiny, case, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, onnx and tf2onnx")
@@ -77,6 +78,7 @@ def test_keras_file(model, given, tmp_path):
     np.testing.assert_allclose(expected(loaded, given), expected(model, given), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_onnx(model, given, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, onnx and tf2onnx")
     pytest.importorskip("tf2onnx", reason="needs tf2onnx")

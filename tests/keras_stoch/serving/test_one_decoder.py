@@ -100,6 +100,7 @@ def test_prepare(name, prepared):
         assert np.abs(np.int32(prepared[name]) - prepared_truth(kind)).mean() < kind.close
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_predict(name, predicted, linear):
     kind, row = KINDS[name], predicted[name]
@@ -108,6 +109,7 @@ def test_predict(name, predicted, linear):
         assert abs(logit(row["probability"]) - expected_logit(linear, kind)) < 0.02 * kind.close
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_serve(name, served, predicted, linear):
     kind = KINDS[name]
@@ -120,6 +122,7 @@ def test_serve(name, served, predicted, linear):
     assert abs(found - logit(predicted[name]["probability"])) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
 def test_windows(every, files, tiny, tmp_path, monkeypatch, capsys):
     seen = []
@@ -146,6 +149,7 @@ def test_a_turn_or_a_dark_picture_would_show(linear):
         assert abs(expected_logit(linear, wrong) - expected_logit(linear, right)) > 0.15
 
 
+@pytest.mark.slow
 def test_one_batch_of_all_that_serving_reads(served):
     """Kinds do not disturb each other."""
     readable = [kind.data for kind in KINDS.values() if kind.serving is None]
@@ -168,6 +172,7 @@ def test_random_exif_is_read_alike(rng):
     assert set(found) == set(range(1, 9))
 
 
+@pytest.mark.slow
 def test_random_segments_end(served):
     """Bytes that only begin like a photograph are refused, whatever follows, and the next request is answered."""
     rng, good = np.random.default_rng(1), KINDS["jpeg"].data

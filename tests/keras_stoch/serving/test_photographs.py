@@ -22,6 +22,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_are_prepared_as_prepare_does(kind, tmp_path):
     pixels, format, options = KINDS[kind]
@@ -54,6 +55,7 @@ def test_photographs_are_turned_upright(orientation, tmp_path):
     assert np.abs(np.int32(found) - np.asarray(ours)).mean() < 0.5
 
 
+@pytest.mark.slow
 def test_broken_exif_is_no_orientation():
     for tail in (b"", b"II", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff", bytes(range(256))):
         encoded = b"\xff\xd8\xff\xe1\0\x10Exif\0\0" + tail

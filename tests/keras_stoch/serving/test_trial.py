@@ -16,6 +16,8 @@ from keras_stoch.serving.precision import half_type, in_single_precision
 from tests.conftest import shake
 from tests.keras_stoch.serving.pictures import encode, ordinary, picture
 
+pytestmark = pytest.mark.slow
+
 ENDINGS = {"tf_saved_model": "", "keras": ".keras", "onnx": ".onnx", "litert": ".tflite"}
 
 

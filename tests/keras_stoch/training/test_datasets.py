@@ -69,6 +69,7 @@ def test_so_is_what_validation_can_not_use(tmp_path, validation, message):
     refused(tmp_path, message, validation_data=validation)
 
 
+@pytest.mark.slow
 def test_models_of_one_input_take_one(tiny, tmp_path):
     one = batches(IMAGES, TARGETS)
     refused(tmp_path, "The model takes one input. Received: 2", model="tiny", low_res=32)
@@ -114,6 +115,7 @@ def from_the_second_pass_on(other):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "side", "message"),
     [
@@ -146,6 +148,7 @@ def test_batches_that_replicas_can_not_share(tmp_path, mirrored):
         keras_stoch.fit(build, later, tmp_path, validation_data=good(), **options)
 
 
+@pytest.mark.slow
 def test_validation_of_one_class_in_a_later_pass_has_no_auc_and_keeps_the_best(tmp_path):
     later = from_the_second_pass_on(batches(BOTH, np.zeros(16, np.float32)))
     options = RECIPE | {"epochs": 3, "batch_size": 4}
@@ -166,6 +169,7 @@ def test_validation_of_one_class_in_a_later_pass_has_no_auc_and_keeps_the_best(t
     assert (tmp_path / "never" / "run-0" / "best.weights.h5").exists()
 
 
+@pytest.mark.slow
 def test_a_function_that_gives_other_images_than_when_the_run_began_is_told(tmp_path):
     options = RECIPE | {"epochs": 1, "batch_size": 4, "validation_data": good()}
     keras_stoch.fit(build, lambda epoch: good(), tmp_path, **options)

@@ -68,6 +68,7 @@ def test_two_workers_agree_with_one_device(lesions, tmp_path):
     np.testing.assert_allclose(two, train_injected(tmp_path / "one", "one"), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["nothing", "windows", "drop_masks"])
 def test_replicas_draw_differently(given, mirrored):
     """Windows and drop masks, each by itself while the other is given."""
@@ -129,6 +130,7 @@ class SharedNoise(keras.layers.Layer):
         return self.inside(inputs, training=training) + keras.random.normal(keras.ops.shape(inputs), seed=self.seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RANDOM_LAYERS)
 def test_replicas_draw_differently_in_keras_own_layers(name, mirrored):
     def model():

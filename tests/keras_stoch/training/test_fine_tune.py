@@ -100,6 +100,7 @@ def test_losses_against_their_formula(rng):
     assert float(theirs(targets, logits)) == pytest.approx(float(tf.reduce_mean(ours)), rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("rmsprop", marks=pytest.mark.slow)])
 def test_decay_is_of_kernels_alone(optimizer):
     """With a loss that does not depend on the model, decay is all that there is."""
@@ -183,6 +184,7 @@ def test_cut_in_either_stage_it_ends_as_if_not(whole, lesions, tmp_path, after):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run_for_good(tmp_path, monkeypatch, capsys):
     data, validation = injected(1)
     aucs = iter([0.6, 0.7, 0.7, 0.5])

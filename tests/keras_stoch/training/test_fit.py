@@ -47,6 +47,7 @@ def test_validation_numbers_are_those_of_the_model(tiny, plain_run, lesions):
         keras_stoch.fit("tiny", seed=4, **again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(tiny, lesions, tmp_path, precision):
     (result,) = keras_stoch.fit("tiny", lesions, tmp_path, low_res=32, mixed_precision=precision, **EPOCH)
@@ -66,6 +67,7 @@ def test_passes_average_probabilities(monkeypatch, rng):
     assert (weights.numpy() == 1).all()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     """The weights of the last epoch stay."""
     bad = {"epoch": 0}
@@ -92,6 +94,7 @@ def test_weights_that_the_last_step_spoiled_stop_the_run_too(tmp_path):
     assert not list(tmp_path.glob("run-0/*.weights.h5"))
 
 
+@pytest.mark.slow
 def test_callbacks_of_keras(tmp_path):
     """Also those that look for the model's optimiser; the rate they set is the one that is used and told."""
     data, validation = injected()

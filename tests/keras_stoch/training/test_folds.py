@@ -38,6 +38,7 @@ def config(run):
     return json.loads((run / "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_each_run_has_its_fold_and_its_seed(crossed):
     _, out = crossed
     found = [config(out / f"run-{n}") for n in (0, 1)]
@@ -59,6 +60,7 @@ def test_the_run_is_that_of_all_runs(crossed, tmp_path):
         assert (tmp_path / "both" / run / "batches.csv").read_text() == (out / run / "batches.csv").read_text()
 
 
+@pytest.mark.slow
 def test_every_image_is_judged_by_the_run_that_was_not_trained_on_it(crossed):
     folder, out = crossed
     manifest = pd.read_csv(folder / "manifest.csv")
@@ -131,6 +133,7 @@ def test_a_folder_that_was_divided_anew_is_not_gone_on_with(crossed, tmp_path):
         keras_stoch.fit("tiny", folder, out, runs=2, seed=5, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_predict_takes_several_runs(crossed, lesions, tmp_path, capsys):
     image = lesions / "images" / "SYN_0000003.jpg"
     broken = tmp_path / "broken.jpg"

@@ -82,6 +82,7 @@ def test_a_signal_leaves_a_checkpoint_of_the_very_step(options, whole, tmp_path,
     same_end(whole, tmp_path / "run-0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["on_train_batch_begin", "on_train_batch_end", "on_epoch_end"])
 def test_so_does_a_callback_that_ends_the_program(options, whole, tmp_path, moment):
     count = [0]
@@ -102,6 +103,7 @@ def test_so_does_a_callback_that_ends_the_program(options, whole, tmp_path, mome
     same_end(whole, tmp_path / "run-0")
 
 
+@pytest.mark.slow
 def test_in_validation_the_state_is_that_before_it(options, whole, tmp_path, monkeypatch):
     """Validation draws windows; those that it drew before it was interrupted are drawn again."""
     count = [0]
@@ -201,6 +203,7 @@ def test_lesions_and_prepare_are_locked_too(tmp_path):
     keras_stoch.write_lesions(out, 10, size=64)
 
 
+@pytest.mark.slow
 def test_a_run_that_kept_nothing_binds_nobody(lesions, tmp_path):
     """It diverged in its first step; another recipe may have the folder."""
     with pytest.raises(keras_stoch.TrainingDiverged):

@@ -41,6 +41,7 @@ def config(run):
     return json.loads((run / "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_an_optimizer_keeps_its_own_rate_and_settings(tmp_path):
     """Each run is given a copy; plain descent, so that one step can be worked out."""
     optimizer = keras.optimizers.SGD(0.5, clipvalue=1e-3)
@@ -68,6 +69,7 @@ def build_from(run):
     return model
 
 
+@pytest.mark.slow
 def test_an_optimizer_with_a_schedule_inside(tmp_path):
     run = fitted(tmp_path, optimizer=keras.optimizers.Lion(Halving()))
     np.testing.assert_allclose(rates(run), [0.1 / 3, 0.1 / 5], rtol=1e-6)  # the next step's
@@ -109,6 +111,7 @@ def by_hand(targets, logits):
     return tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
 
 
+@pytest.mark.slow
 def test_losses():
     """A function that is the recipe's own loss, per image; focal loss is Keras's, a mean."""
     inputs, targets, draws = next(iter(injected(1)[0]))

@@ -119,6 +119,7 @@ def test_resuming_in_this_process(finished, lesions, tmp_path):
     assert_same_run(finished, tmp_path / "cut" / "run-0")
 
 
+@pytest.mark.slow
 def test_a_run_that_a_callback_ended_has_ended(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -133,6 +134,7 @@ def test_a_run_that_a_callback_ended_has_ended(tmp_path):
     assert keras_stoch.fit(build, lambda epoch: data, tmp_path, **more)[0]["epochs"] == 3
 
 
+@pytest.mark.slow
 def test_killed_between_the_last_two_files_it_still_has_its_row(tmp_path, monkeypatch):
     data, validation = injected()
     options = RECIPE | {"validation_data": validation, "epochs": 1}
@@ -152,6 +154,7 @@ def test_killed_between_the_last_two_files_it_still_has_its_row(tmp_path, monkey
     assert [row["run"] for row in rows(tmp_path / "results.csv")] == ["run-0"]
 
 
+@pytest.mark.slow
 def test_an_extension_that_was_killed_at_once_goes_on(tmp_path, monkeypatch):
     data, validation = injected()
     options = RECIPE | {"validation_data": validation, "epochs": 1}
@@ -206,6 +209,7 @@ def test_load_run_says_what_is_wrong(finished, tmp_path):
             keras_stoch.load_run(finished, "first")
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_is_built_again_from_its_run(finished, lesions, tmp_path):
     """By what Keras tells of its layers; what it does not tell, or trust, is said."""
     model = keras_stoch.load_run(finished, "last")

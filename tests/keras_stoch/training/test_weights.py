@@ -21,7 +21,7 @@ from tests.keras_stoch.reuse import engines_reused
 from tests.tiny import SIZES, registered
 from torch_ref.training import fit as torch_fit
 
-pytestmark = pytest.mark.usefixtures("tiny", "traced_once")
+pytestmark = [pytest.mark.usefixtures("tiny", "traced_once"), pytest.mark.slow]
 STILL = EPOCH | SIZES | {"learning_rate": 1e-30}  # steps that move nothing but moving averages
 
 

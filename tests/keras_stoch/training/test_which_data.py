@@ -43,6 +43,7 @@ def test_data_are_named(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_generated_lesions_are_called_so_and_said_first(tiny, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("KERAS_STOCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -59,6 +60,7 @@ def test_generated_lesions_are_called_so_and_said_first(tiny, tmp_path, monkeypa
     assert "48 (24 malignant) for training, 12 (6 malignant) for validation" in second
 
 
+@pytest.mark.slow
 def test_a_folder_of_that_name_is_a_folder(tiny, lesions, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(lesions, tmp_path / "lesions")
@@ -67,6 +69,7 @@ def test_a_folder_of_that_name_is_a_folder(tiny, lesions, tmp_path, monkeypatch)
     assert config["folder"] == str(tmp_path / "lesions")
 
 
+@pytest.mark.slow
 def test_a_run_records_folder_preparation_and_pixels(plain_run, lesions):
     config = json.loads((plain_run / "config.json").read_text())["data"]
     assert config == identity(lesions)
@@ -127,6 +130,7 @@ def without_digests(data):
     manifest.to_csv(data / "manifest.csv", index=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [replaced_in_place, drawn_from_another_seed, swapped])
 def test_other_pixels_under_the_same_names_are_refused(tiny, copied, change):
     data, out = copied
@@ -165,6 +169,7 @@ def test_files_without_a_digest_are_read(lesions, tmp_path):
     assert identify(table, table, [str(lesions / name) for name in table["file"]])["kind"] == "table"
 
 
+@pytest.mark.slow
 def test_every_start_is_recorded(tiny, copied, monkeypatch):
     data, out = copied
     first = json.loads((out / "run-0" / "environment.json").read_text())

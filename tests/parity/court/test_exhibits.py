@@ -58,6 +58,7 @@ def test_a_copy_is_broken_by_itself(adapters):
     np.testing.assert_array_equal(port.predict(pictures()), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 2])
 def test_activations_of_the_deepest_model_are_of_the_size_of_real_ones(seed):
     """What is blown up from block to block, rounding is too: two right ports would part by more than is allowed."""

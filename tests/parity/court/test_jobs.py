@@ -65,6 +65,7 @@ def test_two_processes_yield_results_as_they_come_and_keep_keys_together():
     assert not any(alive(pid) for pids in found.values() for pid in pids)
 
 
+@pytest.mark.slow
 def test_an_error_is_told_with_its_words_and_ends_the_others():
     results = jobs.run([Job(forever, title="long"), Job(fail, title="bad")], 2)
     found = [next(results), next(results)]  # one of each, in either order

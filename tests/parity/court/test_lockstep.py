@@ -52,6 +52,7 @@ def test_every_fault_of_training_is_caught_at_its_step(mutation, track):
 SOONER = {"step 7": "step 4", "step 6": "step 3"}
 
 
+@pytest.mark.slow
 def test_every_fault_shows_in_the_few_steps_of_other_models():
     """What the models beside B0 are trained for is enough; and there `keras_stoch` takes its steps without a graph."""
     with tiny.registered():

@@ -6,6 +6,7 @@ from parity.court import mutations, trials
 from parity.court.rungs import RUNGS, optimizer
 
 # Passed over in silence once, each for a reason of its own.
+QUICK = ("configuration", "structure", "weights", "forward", "isolated")
 FAST = ("ReLU for ReLU6", "float32 alone, off by 8e-6", "two tables for one that is tied")
 
 
@@ -15,11 +16,11 @@ def judges():
 
 
 def of_models() -> list:
-    """Those of training are tried in test_lockstep.py and test_study.py. The first of each rung is tried fast."""
+    """Those of training are tried in test_lockstep.py and test_study.py. The first of some rungs is tried fast."""
     found, rungs = [], set()
     for m in mutations.MUTATIONS:
         if m.apply or m.optimizer or m.pair:
-            first = m.rung not in rungs or m.name in FAST
+            first = m.name in FAST or (m.rung in QUICK and m.rung not in rungs)
             rungs.add(m.rung)
             marks = () if first else (pytest.mark.slow,)
             found.append(pytest.param(m, id=m.name.replace(" ", "-"), marks=marks))

@@ -191,6 +191,7 @@ def test_torchs_initialisers_give_another_start():
     assert losses["torch_ref"] > 3 * losses[study.CONTROL]
 
 
+@pytest.mark.slow
 def test_the_figure_shows_all_packages_and_all_faults(tmp_path):
     from parity.court import report
     from parity.court.session import Findings

@@ -12,6 +12,7 @@ from parity.causes import FAMILIES
 from tests.parity.strangers.models import L, TorchDense, causes, image, keras_dense, random
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depthwise", [False, True])
 @pytest.mark.parametrize(
     ("ours", "theirs", "mode", "told"),
@@ -147,6 +148,7 @@ def keras_shuffles(groups=(2, 2), split=True):
 FORGOTTEN = "shuffles the channels in 2 groups before it, the"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ours", "theirs", "split", "told"),
     [
@@ -213,6 +215,7 @@ def test_a_bias_that_one_side_lacks_hides_nothing_behind_it(framework):
     assert "the reference computes sigmoid, the candidate hard sigmoid" in causes(report), report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("port", ["keras", "torch"])
 def test_what_one_side_inserts_hides_nothing_that_takes_it_too(port):
     """An activation behind a block is taken by the next block and by the residual around that."""

@@ -17,6 +17,7 @@ with warnings.catch_warnings():
 FAST = ("ViT",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PAIRS]
 )

@@ -119,6 +119,7 @@ LINES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", LINES)
 def test_the_symptom_is_reported_in_the_words_of_the_page(words):
     assert words in PAGE

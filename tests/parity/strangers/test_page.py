@@ -73,6 +73,7 @@ def test_depth_goes_from_equal_to_apart(failed):
     assert values[-1][1] > 1e-3
 
 
+@pytest.mark.slow
 def test_a_right_comparison_says_what_was_compared(tmp_path):
     report = parity.compare(torch_image(nn.ReLU()), keras_image(L.ReLU()), PIXELS, transfer=True)
     page, document = written(report, tmp_path)

@@ -208,6 +208,7 @@ def test_the_models_are_left_as_they_were(float64, training):
     assert not any("call" in vars(layer) for layer in port.layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dict", "tuple", "dataclass", "nested"])
 def test_several_outputs(kind):
     from dataclasses import dataclass

@@ -88,6 +88,7 @@ def test_compared_where_torch_is_not_installed(recorded):
     assert f"Net was recorded with torch {torch.__version__.partition('+')[0]}" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [None, ("a", "b", "c")])
 def test_faults_are_placed_and_explained_as_with_the_model(recorded, names, tmp_path):
     port = namespace(PORT)["make_keras"](1e-3, True, names or ("conv", "norm", "head"))
