@@ -346,6 +346,7 @@ def _points(results):
 def figure(results: pd.DataFrame, path) -> Path:
     """AUC by milliseconds of inference: mean, and bars from minimum to maximum over runs."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     drawn = Figure(figsize=(8.5, 5), layout="constrained")
     ax = drawn.subplots()
@@ -359,6 +360,9 @@ def figure(results: pd.DataFrame, path) -> Path:
             )
     ax.axhline(0.5, color="0.6", lw=1, ls="--")
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
     ax.set_xlabel("milliseconds of inference for an image (numbers: crops or draws averaged)")
     ax.set_ylabel("ROC AUC on test images")
     seconds, runs = results["training_seconds"].mean(), results["run"].nunique()
