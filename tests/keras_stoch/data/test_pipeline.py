@@ -74,6 +74,7 @@ def test_order_and_augmentation_are_functions_of_seed_and_epoch(folder):
 def test_workers_get_the_parts_of_one_batch(folder):
     options = {"batch_size": 8, "low_res": 32, "high_res": 64, "augment": True, "shuffle": True, "remainder": "drop"}
     one = whole(Pipeline(folder, **options), 2)
+    assert len(one) == Pipeline(folder, **options).steps > 1
     parts = [whole(Pipeline(folder, **options, worker=n, workers=2), 2) for n in range(2)]
     joined = [tuple(np.concatenate(xs) for xs in zip(a, b, strict=True)) for a, b in zip(*parts, strict=True)]
     assert same(one, joined)
