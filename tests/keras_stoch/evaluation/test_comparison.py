@@ -31,6 +31,9 @@ def test_delong_is_its_definition(rng, digits):
     for a, b in itertools.product(range(3), repeat=2):
         expected = np.cov(over[a], over[b])[0, 1] / over.shape[1] + np.cov(under[a], under[b])[0, 1] / under.shape[1]
         assert covariance[a, b] == pytest.approx(expected, abs=1e-14)
+    for (a, b), told in delong(targets, found).items():
+        parts = [np.var(part[a] - part[b], ddof=1) / part.shape[1] for part in (over, under)]
+        assert told["high"] - told["low"] == pytest.approx(2 * 1.959963985 * np.sqrt(sum(parts)), rel=1e-8)
 
 
 def test_delong_says_different_as_rarely_as_it_should():
