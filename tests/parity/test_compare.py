@@ -18,6 +18,8 @@ def test_relative_l2_by_hand():
     assert relative_l2(np.zeros(3), np.zeros(3)) == 0
     assert relative_l2(np.ones(4), np.zeros(4)) == np.inf
     assert relative_l2(np.ones(4), np.zeros(4), floor=4.0) == pytest.approx(0.5)
+    for floor, expected in ((2.0, 4 / 3), (8.0, 0.5)):  # the larger of norm and floor, not their sum
+        assert relative_l2(np.array([3.0, 4.0]), np.array([3.0, 0.0]), floor=floor) == pytest.approx(expected)
     assert relative_l2(np.ones(2), np.ones(3)) == np.inf
     assert np.isnan(relative_l2(np.array([np.nan]), np.ones(1)))
 
