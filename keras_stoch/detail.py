@@ -79,7 +79,7 @@ def add_detail(
     features = _without_top(graph, graph.walk(backbone, low))
     first = _first(graph)
     stem = _stochastic(first, graph, window_sharing, implementation, seed)
-    branches = [features, graph.replay(features, first, stem, low, high)]
+    branches = [features, graph.replay(features, first, stem, high)]
     graph.copy_weights()
     _fold(stem, first, graph.before, low)
     if len(features.shape) == 4:
@@ -203,7 +203,7 @@ class _Graph:
         """The call that a tensor comes from; None for the image."""
         return self.sources.get(id(tensor))
 
-    def replay(self, features, first, stem, low, high):
+    def replay(self, features, first, stem, high):
         """The features of a second copy of everything behind the first convolution, which `stem` takes the place of."""
         needed, left = set(), [features]
         while left:

@@ -90,6 +90,15 @@ class Options:
             object.__setattr__(self, "models", tuple(MODELS))
 
     @property
+    def left_out(self) -> str:
+        """What a look does not have, in a sentence; nothing if it is none."""
+        if not self.look:
+            return ""
+        longer = "B0 trains in lockstep for 4 steps of 20 and is not fine-tuned (--checks lockstep has both); "
+        general = "the optimizer alone, the statistics, and planted faults are left to the whole `make parity`."
+        return f"A look at the rungs of {', '.join(self.models)}: {longer if 'b0' in self.models else ''}{general}"
+
+    @property
     def plan(self) -> study.Plan:
         """Of the runs for the statistics."""
         return study.FULL if self.full else study.Plan()

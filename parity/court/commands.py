@@ -59,11 +59,7 @@ def run_ladder(arguments) -> int:
     start, progress = time.perf_counter(), Progress()
     terminal = report.Terminal(progress.write)
     if look:
-        longer = "; B0 trains for 4 steps of 20, and is not fine-tuned (--checks lockstep has it)"
-        progress.write(
-            f"A look at the rungs of these models{longer if 'b0' in options.models else ''}. "
-            "`make parity` has the optimizer, statistics and planted faults too."
-        )
+        progress.write(options.left_out)
     findings = session.hold(
         options,
         [m.name for m in trials.chosen()] if faults else [],
@@ -75,7 +71,7 @@ def run_ladder(arguments) -> int:
     )
     (thumbnails,) = images.make_batches(paths, 8, (96, 96), [options.seed])
     seconds = time.perf_counter() - start
-    page = report.write(findings, arguments.out, asdict(options), seconds, thumbnails)
+    page = report.write(findings, arguments.out, asdict(options) | {"left_out": options.left_out}, seconds, thumbnails)
     print(f"\n{_summary(findings)}, in {seconds:.0f} s. Report: {page}")
     if not findings.complete:
         print(f"interrupted; the report is incomplete. Not done: {', '.join(findings.unfinished)}", file=sys.stderr)

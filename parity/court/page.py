@@ -82,6 +82,8 @@ def _verdict(findings, document: dict, failed: list[Row]) -> str:
                      f"{len(outcomes)}</b>.</p>")  # fmt: skip
     if acquittals:
         parts.append(f"<p>False alarms in {len(acquittals)} correct ports: <b>{len(accused)}</b>.</p>")
+    if left_out := document["options"].get("left_out"):
+        parts.append(f"<p>{e(left_out)}</p>")
     if findings.unfinished:
         parts.append(f"<p>Not done: {e(', '.join(findings.unfinished))}.</p>")
     source = document["options"].get("images") or "structured pictures made here"

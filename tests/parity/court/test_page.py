@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from parity.court import page
+from parity.court.cases import Options
 from parity.errors import Row
 from parity.report.figures import depth_figures
 
@@ -39,6 +40,12 @@ def rendered(wrong: bool, complete=True) -> str:
         rows=rows, outcomes=[], acquittals=[], complete=complete, unfinished=[] if complete else ["b4 at 64"]
     )
     return page.render(findings, DOCUMENT, depth_figures(rows), None, {})
+
+
+def test_a_look_says_what_it_left_out(monkeypatch):
+    assert "A look" not in rendered(wrong=False)
+    monkeypatch.setitem(DOCUMENT, "options", {**DOCUMENT["options"], "left_out": Options(("b0",), look=True).left_out})
+    assert "A look at the rungs of b0: B0 trains in lockstep for 4 steps of 20" in rendered(wrong=False)
 
 
 def test_a_failed_run():

@@ -51,6 +51,7 @@ def test_a_look_is_short_and_asking_for_lockstep_is_not(monkeypatch):
         jobs = {job.title: job.seconds for job in session.ladder_jobs(options)}
         assert {"lockstep b0", "lockstep stem-b0", "b0 at 96"} <= set(jobs)
         assert ("lockstep fine-tune" in jobs) is not look
+        assert ("B0 trains in lockstep for 4 steps of 20 and is not fine-tuned" in options.left_out) is look
         for model in options.models:
             list(ladder.compare_lockstep(model, options))
         asked[look] = {length.epochs * length.batches for length in lengths}
